@@ -1,0 +1,1 @@
+"""Reproduction suite for mixed-precision quantization papers."""
