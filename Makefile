@@ -1,0 +1,33 @@
+# A Python of 3.11 to 3.13 is looked for; name another with PYTHON=...
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV = .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check -q
+LOCKED = install --no-deps --require-hashes
+TABLE ?= ad_quickstart
+ARGS ?=
+
+.PHONY: help setup reproduce test test-all check report bench lock
+
+help:       ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
+
+setup: $(VENV)/.installed    ## create .venv from the lock (TORCH_INDEX=<wheel index> chooses another torch build)
+
+# torch's registry wheel on Linux is a CUDA build: only then are the CUDA libraries installed too.
+$(VENV)/.installed: requirements.lock requirements-cuda.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "setup: no Python 3.11 to 3.13 found; name one with PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(PIP) install --no-deps --index-url $(TORCH_INDEX) torch==2.13.0 torchvision==0.28.0)
+	$(PIP) $(LOCKED) -r requirements.lock
+	$(VENV)/bin/python tools/needs_cuda.py && $(PIP) $(LOCKED) -r requirements-cuda.lock || true
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+reproduce: setup    ## run the quickstart table, or TABLE=<id> ARGS="budget=cpu seed=0"
+	$(VENV)/bin/python reproduce/run.py +table=$(TABLE) $(ARGS)
+
+test: setup    ## run the default tests
+	$(VENV)/bin/python -m pytest -q -m "not slow and not gpu"
+
+lock:       ## resolve the dependencies anew (needs uv)
+	$(PYTHON) tools/lock.py
