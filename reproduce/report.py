@@ -1,0 +1,20 @@
+"""Show a table from the records there are; trains nothing and loads no torch."""
+
+from quantable.cli import entry, report_main
+
+HELP = """
+Show a table from the records in the store and in reproduce/evidence.
+
+  python reproduce/report.py +table=ad_cifar10
+  python reproduce/report.py +table=ad_pim format=json
+
+Words:
+  +table=<id>[,<id>]   tables to show           format=terminal|markdown|csv|json
+  rows=<row>[,<row>]   only these rows          seed=<n>[,<n>]       these seeds
+  budget=paper|gpu|cpu|smoke   (default: the largest with a record)
+  store=<folder>       records (default: runs)
+  <key>=<value>        as it was given to run.py
+"""
+
+if __name__ == "__main__":
+    entry(report_main, HELP)

@@ -1,0 +1,44 @@
+"""Reproduce a table, or train a single run."""
+
+import sys
+
+from quantable.cli import entry, run_main
+
+HELP = """
+Reproduce a paper's table: train or compute what misses, then show it beside the published numbers.
+
+  python reproduce/run.py +table=ad_quickstart
+  python reproduce/run.py +table=ad_cifar10 budget=cpu data.root=<folder> seed=0,1,2
+  python reproduce/run.py +table=ad_cifar10 action=plan
+  python reproduce/run.py model=resnet20_cifar quantizer=lsq 'bits.inner=[4,4]'     (a single run)
+  python reproduce/run.py -m +table=ad_quickstart seed=0,1,2                         (Hydra multirun)
+
+Words:
+  +table=<id>[,<id>]   tables to work on        action=run|plan      plan trains nothing
+  rows=<row>[,<row>]   only these rows          seed=<n>[,<n>]       these seeds
+  budget=paper|gpu|cpu|smoke                    format=terminal|markdown|csv|json
+  store=<folder>       records and checkpoints (default: runs)
+  <key>=<value>        any key of conf/run.yaml; wins over the table's own
+"""
+
+
+def multirun() -> None:
+    """Let Hydra split a sweep into jobs, each of which runs this program's main with its own words."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig
+
+    from quantable.config import CONF
+
+    @hydra.main(config_path=str(CONF), config_name="run", version_base="1.3")
+    def job(_: DictConfig) -> int:
+        return run_main(list(HydraConfig.get().overrides.task))
+
+    job()
+
+
+if __name__ == "__main__":
+    if any(word in ("-m", "--multirun", "--cfg", "-c", "--info", "-i") for word in sys.argv[1:]):
+        multirun()
+    else:
+        entry(run_main, HELP)

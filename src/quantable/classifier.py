@@ -1,0 +1,256 @@
+"""The Lightning module every run trains, and the two callbacks that evaluate it and keep it safe.
+
+Progress is this project's own (``epoch``, ``batch``): the order and augmentation of a batch are a
+function of seed, epoch and batch, the learning rate of the place within the phase, so that a run
+taken up in the middle of an epoch goes on as if it had never stopped.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassAccuracy
+
+from quantable.data.images import Images
+from quantable.names import UserError
+from quantable.quantize import Quantize
+
+Batch = tuple[Tensor, Tensor]  # images (n, c, h, w), labels (n,)
+Tell = Callable[[int, int, int, int], None]  # epoch, epochs planned, batch, batches
+
+
+class Classifier(pl.LightningModule):
+    """Image classifier: cross-entropy plus whatever penalties a method appends."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        input_size: tuple[int, int, int],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[[float, int], float],
+        epochs: int,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.input_size = input_size
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.penalties: list[Callable[[], Tensor]] = []
+        self.epoch = 0
+        self.batch = 0
+        self.batches = 0  # per epoch
+        self.phase = 0
+        self.phase_start = 0
+        self.phase_epochs = epochs  # planned length of the phase, which the schedule spans
+        self.finished = False
+        self.history: list[dict[str, Any]] = []
+        self.optimizer_state: dict[str, Any] | None = None  # to be restored
+        self.register_buffer("sums", torch.zeros(3, dtype=torch.float64), persistent=False)
+        self.sums: Tensor  # of this epoch so far: loss x images, correct, images
+
+    def start_phase(self, first_epoch: int, epochs: int) -> None:
+        """Begin a new phase of at most ``epochs``; the schedule starts anew."""
+        self.phase += 1
+        self.phase_start, self.phase_epochs = first_epoch, epochs
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build the optimizer over the network with its quantizers, and restore its state."""
+        optimizer = self.optimizer(self.net.parameters())
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+        return optimizer
+
+    def learning_rate_factor(self) -> float:
+        """Schedule at the middle of the coming step."""
+        done = self.epoch - self.phase_start + (self.batch + 0.5) / self.batches
+        return self.schedule(min(done / self.phase_epochs, 1.0), self.phase)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate of this step."""
+        factor = self.learning_rate_factor()
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step; sums are kept on the device without synchronizing."""
+        x, y = batch  # x: (n, c, h, w)
+        logits = self.net(x)
+        loss = cross_entropy(logits, y)
+        with torch.no_grad():
+            correct = (logits.argmax(dim=1) == y).sum()
+            n = torch.tensor(len(y), device=y.device)
+            self.sums += torch.stack([loss.detach().double() * n, correct, n])
+        for penalty in self.penalties:
+            loss = loss + penalty()
+        return loss
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Count the step."""
+        self.batch += 1
+
+    def check_finite(self) -> None:
+        """End a diverged run with a message instead of a useless record."""
+        if not torch.isfinite(self.sums[0]):
+            raise UserError(
+                f"loss is not finite (epoch {self.epoch}, before batch {self.batch}): the run "
+                "diverged; lower recipe.optimizer.lr or use more bits"
+            )
+
+
+class Stream:
+    """Training batches of the module's current epoch, from its current batch on."""
+
+    def __init__(self, module: Classifier, images: Images, **options: Any) -> None:
+        self.module = module
+        self.batches = images.train_batches(**options)
+        module.batches = len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.batches.epoch, self.batches.start = self.module.epoch, self.module.batch
+        return iter(self.batches)
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, batches: Any, classes: int, size: int) -> tuple[float, float]:
+    """Return loss (nat) and top-1 (percent) over all images, each seen exactly once."""
+    was_training = net.training
+    net.eval()
+    accuracy, losses, seen = MulticlassAccuracy(classes, average="micro", validate_args=False), [], 0
+    for x, y in batches:
+        logits = net(x).float()
+        accuracy.to(x.device).update(logits, y)
+        losses.append(cross_entropy(logits, y, reduction="sum").double())
+        seen += len(y)
+    net.train(was_training)
+    assert seen == size, f"saw {seen} images, the set has {size}"
+    return float(torch.stack(losses).sum()) / seen, 100 * float(accuracy.compute())
+
+
+class Evaluate(pl.Callback):
+    """Evaluates held-out and test images after every epoch and writes the history line."""
+
+    def __init__(self, images: Images, tell: Tell, **options: Any) -> None:
+        self.images = images
+        self.tell = tell
+        self.options = options
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
+        """Show progress."""
+        assert isinstance(pl_module, Classifier)
+        planned = pl_module.phase_start + pl_module.phase_epochs
+        self.tell(pl_module.epoch, planned, pl_module.batch, pl_module.batches)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Append one line to the history."""
+        module = pl_module
+        assert isinstance(module, Classifier)
+        module.check_finite()
+        line: dict[str, Any] = {"epoch": module.epoch, "phase": module.phase}
+        line["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        loss, correct, n = module.sums.tolist()
+        line |= {"train_loss": loss / n, "train_top1_pct": 100 * correct / n}
+        for split in ("val", "test"):
+            batches = self.images.eval_batches(split=split, **self.options)
+            with trainer.precision_plugin.forward_context():
+                loss, top1 = evaluate(
+                    module.net, batches, self.images.classes, self.images.sizes[split]
+                )
+            line[f"{split}_top1_pct"] = top1
+            if split == "test":
+                line["test_loss"] = loss
+        now = time.perf_counter()
+        line["seconds"], self.began = now - self.began, now
+        module.history.append(line)
+
+
+class Keep(pl.Callback):
+    """Counts epochs, ends the run with its last phase, and writes the checkpoint by rename."""
+
+    def __init__(self, path: Path, every_seconds: float, quantize: Quantize | None) -> None:
+        self.path = path
+        self.every_seconds = every_seconds
+        self.quantize = quantize
+        self.resumed = 0
+        self.wall_seconds = 0.0
+        self.saved = self.began = time.perf_counter()
+        self.random: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the random state last, when everything else has been built."""
+        assert isinstance(pl_module, Classifier)
+        if self.random is not None:
+            torch.set_rng_state(self.random["cpu"])
+            torch.cuda.set_rng_state_all(self.random["cuda"])
+        trainer.should_stop = pl_module.finished
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
+        """Save when the interval is over; the end of an epoch saves itself."""
+        assert isinstance(pl_module, Classifier)
+        due = time.perf_counter() - self.saved > self.every_seconds
+        if due and pl_module.batch < pl_module.batches:
+            pl_module.check_finite()
+            self.save(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Advance to the next epoch, save, and stop when no phase is left."""
+        module = pl_module
+        assert isinstance(module, Classifier)
+        module.epoch, module.batch = module.epoch + 1, 0
+        module.sums.zero_()
+        module.finished |= module.epoch >= module.phase_start + module.phase_epochs
+        self.save(trainer, module)
+        trainer.should_stop = module.finished
+
+    def total_seconds(self) -> float:
+        """Training time of this and the interrupted attempts, in seconds."""
+        return self.wall_seconds + time.perf_counter() - self.began
+
+    def save(self, trainer: pl.Trainer, module: Classifier) -> None:
+        """Write everything the rest of the run depends on; plain containers and tensors only."""
+        state = {
+            "net": module.net.state_dict(),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "quantize": self.quantize.state_dict() if self.quantize else {},
+            "module": {name: getattr(module, name) for name in PROGRESS},
+            "sums": module.sums,
+            "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+            "resumed": self.resumed,
+            "wall_seconds": self.total_seconds(),
+        }
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.path)
+        self.saved = time.perf_counter()
+
+    def restore(self, module: Classifier) -> None:
+        """Take up the run that the checkpoint, if there is one, left behind."""
+        if not self.path.exists():
+            return
+        state: Mapping[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        module.net.load_state_dict(state["net"])
+        module.optimizer_state = state["optimizer"]
+        if self.quantize is not None:
+            self.quantize.load_state_dict(state["quantize"])
+        for name in PROGRESS:
+            setattr(module, name, state["module"][name])
+        module.sums.copy_(state["sums"])
+        self.random = state["random"]
+        self.resumed = state["resumed"] + 1
+        self.wall_seconds = state["wall_seconds"]
+
+
+PROGRESS = ("epoch", "batch", "phase", "phase_start", "phase_epochs", "finished", "history")

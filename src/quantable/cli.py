@@ -1,0 +1,249 @@
+"""The words of the commands: parsing, planning, running cells in order, reporting. No torch here."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from quantable.columns import COLUMNS
+from quantable.config import ROOT, compose_run
+from quantable.data.layouts import missing, probe_variant
+from quantable.names import UserError, unknown
+from quantable.record import Record, cell_name
+from quantable.report.model import Report, Reporter
+from quantable.report.render import FORMATS
+from quantable.store import Store, wait
+from quantable.table import BUDGETS, Asked, Cell, Row, Table, load_table, table_names
+
+EVIDENCE = ROOT / "reproduce" / "evidence"
+ACTIONS = ("run", "plan")
+
+
+@dataclass(frozen=True)
+class Words:
+    """A parsed command line."""
+
+    tables: tuple[str, ...]
+    action: str
+    format: str
+    store: Path
+    asked: Asked
+
+
+def parse(words: Sequence[str]) -> Words:
+    """Split the command line into what concerns the suite and overrides of the run config."""
+    control: dict[str, str] = {}
+    overrides = []
+    for word in words:
+        key, equals, value = word.lstrip("+").partition("=")
+        if not equals:
+            raise UserError(f"command line: '{word}' is not of the form key=value")
+        if key in ("table", "action", "format", "rows", "seed", "budget", "store"):
+            control[key] = value
+        else:
+            overrides.append(word)
+    for key, allowed in (("action", ACTIONS), ("format", tuple(FORMATS)), ("budget", BUDGETS)):
+        if key in control and control[key] not in allowed:
+            raise unknown(key, control[key], allowed, "command line")
+    asked = Asked(
+        overrides=tuple(overrides),
+        budget=control.get("budget"),
+        rows=_list(control["rows"]) if "rows" in control else None,
+        seeds=_seeds(control["seed"]) if "seed" in control else None,
+    )
+    return Words(
+        tables=_list(control["table"]) if "table" in control else (),
+        action=control.get("action", "run"),
+        format=control.get("format", "terminal"),
+        store=ROOT / Path(control.get("store", "runs")).expanduser(),
+        asked=asked,
+    )
+
+
+def _list(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.strip("[]").split(",") if part.strip())
+
+
+def _seeds(value: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in _list(value))
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"command line: seed={value}: give integers from 0 on, such as seed=0,1,2")
+    return seeds
+
+
+def tables_of(words: Words) -> list[Table]:
+    """Load the asked tables; without one, a single run stands as a table of one row."""
+    if words.tables:
+        return [load_table(name) for name in words.tables]
+    budget = words.asked.budget or compose_run(words.asked.overrides)["budget"]["name"]
+    single = Table(
+        id="single",
+        paper="none",
+        title="a single run",
+        source="no table",
+        budget=budget,
+        seeds=(0,),
+        base=(),
+        columns=dict.fromkeys(
+            ("top1_pct", "mean_bits", "macs_m", "energy_uj", "pim_energy_uj", "training_complexity")
+        ),
+        rows={"run": Row(label="run", overrides=())},
+    )
+    return [single]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a cell stands."""
+
+    cell: Cell
+    variant: str | None  # of the data on this machine; None where the set is not here
+    word: str  # done | running | missing | stale
+    record: Record | None
+
+
+def state(cell: Cell, store: Store, known: Sequence[Record]) -> State:
+    """Look a cell up: done, running, stale (only a record of an older question), or missing."""
+    data = cell.config["data"]
+    variant = probe_variant(data["root"], lossless=data["lossless"])
+    record = store.find(cell.signature, variant)
+    if record is not None:
+        return State(cell, variant, "done", record)
+    if store.running(cell_name(cell.signature, variant)):
+        return State(cell, variant, "running", None)
+    same = (cell.table, cell.row, cell.seed, cell.config["budget"]["name"])
+    older = any((r.table, r.row, r.seed, r.budget) == same for r in known)
+    return State(cell, variant, "stale" if older else "missing", None)
+
+
+def plan(table: Table, words: Words) -> None:
+    """Print the cells with their state and commands, and the costs known without training."""
+    store = Store(words.store)
+    known = store.records()
+    print(f"{table.id}: {table.title}")
+    for cell in words.asked.cells(table):
+        now = state(cell, store, known)
+        where = "" if now.variant is not None else "; its data set is not on this machine"
+        line = f"  {now.word:8} {cell.row} seed {cell.seed} [{cell.signature}]{where}"
+        print(line)
+        if now.word != "done":
+            print(f"           {cell.command}")
+    words_now = words.asked.budget or table.budget
+    asked = Asked(words.asked.overrides, words_now, words.asked.rows, words.asked.seeds)
+    costs = [name for name in table.columns if not COLUMNS[name].trained]
+    reporter = Reporter(table.model_copy(update={"columns": dict.fromkeys(costs)}), asked, [store])
+    report = reporter.report().model_copy(update={"claims": [], "notes": []})
+    print(FORMATS["terminal"](report))
+
+
+def run(table: Table, words: Words) -> Report:
+    """Train what misses, waiting for cells that another runner holds, and report."""
+    store = Store(words.store)
+    waiting = words.asked.cells(table)
+    _check_data(waiting, store)
+    failures: list[str] = []
+    if any(state(cell, store, ()).word != "done" for cell in waiting):
+        from quantable.progress import Progress  # loads rich's live display only where it is used
+
+        with Progress(len(waiting)) as progress:
+            while waiting:
+                left = [cell for cell in waiting if not _settle(cell, store, progress, failures)]
+                if len(left) == len(waiting):
+                    wait()
+                waiting = left
+    if failures:
+        raise UserError("\n".join(failures))
+    asked = words.asked
+    if asked.budget is None:
+        asked = Asked(asked.overrides, table.budget, asked.rows, asked.seeds)
+    report = Reporter(table, asked, [store]).report()
+    print(FORMATS[words.format](report))
+    store.reports.mkdir(parents=True, exist_ok=True)
+    copy = store.reports / f"{table.id}.md"
+    copy.write_text(FORMATS["markdown"](report) + "\n")
+    if words.format == "terminal":
+        print(f"Markdown: {copy}\nRecords:  {store.folder / 'records'}")
+    return report
+
+
+def _check_data(cells: Sequence[Cell], store: Store) -> None:
+    """Refuse before the first training when a set that is needed is not here."""
+    for cell in cells:
+        now = state(cell, store, ())
+        if now.variant is None and now.record is None:
+            raise missing(cell.config["data"]["id"], cell.config["data"]["root"])
+
+
+def _settle(cell: Cell, store: Store, progress: "Progress", failures: list[str]) -> bool:  # noqa: F821
+    """Bring one cell to its end; False while another runner holds it."""
+    now = state(cell, store, ())
+    name = cell_name(cell.signature, now.variant)
+    with store.claim(name) as claimed:
+        if not claimed:
+            return False
+        if state(cell, store, ()).record is None:  # may be there since we looked
+            from quantable.run import run_cell  # torch only where something is trained
+
+            assert now.variant is not None
+            progress.start(cell)
+            try:
+                record = run_cell(cell, store, now.variant, progress.tell)
+            except UserError as error:
+                failures.append(f"{cell.row} seed {cell.seed}: {error}")
+                progress.failed(cell)
+                return True
+            store.add(record)
+            progress.finish(cell, record)
+        else:
+            progress.skip()
+    return True
+
+
+def run_main(words: Sequence[str]) -> int:
+    """Do what ``reproduce/run.py`` was asked."""
+    parsed = parse(words)
+    for table in tables_of(parsed):
+        if parsed.action == "plan":
+            plan(table, parsed)
+        else:
+            run(table, parsed)
+    return 0
+
+
+def report_main(words: Sequence[str]) -> int:
+    """Do what ``reproduce/report.py`` was asked: print, train nothing."""
+    parsed = parse(words)
+    if not parsed.tables:
+        raise UserError(f"report: name a table: +table=<{'|'.join(table_names())}>")
+    for table in tables_of(parsed):
+        stores = [Store(parsed.store), Store(EVIDENCE)]
+        print(FORMATS[parsed.format](Reporter(table, parsed.asked, stores).report()))
+    return 0
+
+
+def usage(head: str) -> str:
+    """Help text with the tables there are."""
+    return f"{head.strip()}\n\nTables: {', '.join(table_names())}"
+
+
+def entry(main: Callable[[Sequence[str]], int], help_text: str) -> NoReturn:
+    """Run a command: help, exit status 2 and one message for the user's mistakes."""
+    words = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in words):
+        print(usage(help_text))
+        sys.exit(0)
+    try:
+        status = main(words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(status)

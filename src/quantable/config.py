@@ -1,0 +1,238 @@
+"""Command-line words to one complete, checked run config, and the signature that names it.
+
+Hydra composes; pydantic checks types and ranges; nothing below ``quantable.run`` sees a config object.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantable.layers import FLOAT_BITS, MAX_BITS, Bits
+from quantable.names import UserError, unknown
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+
+# Keys that cannot change a trained number: machine, places, wording, and arithmetic done afterwards.
+NOT_SIGNED = (
+    *("trainer", "store", "hardware", "model.net.weights"),
+    *("data.root", "data.loader", "data.source", "data.title", "data.cache"),
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Open(BaseModel):
+    """A block whose other keys belong to the network, data set or method it configures."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+def _width(bits: int) -> int:
+    Bits(bits, bits)
+    return bits
+
+
+Width = Annotated[int, Field(ge=1, le=FLOAT_BITS)]
+
+
+class BitsConfig(_Strict):
+    """Bit-widths by place: ``[weight, activation]``."""
+
+    inner: tuple[Width, Width]
+    ends: tuple[Width, Width] | None
+    layers: dict[str, tuple[Width, Width]]
+
+
+class RecipeConfig(_Strict):
+    """What the training loop does."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    precision: Literal["32-true", "bf16-mixed"]
+    compile: bool
+    channels_last: bool
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+class BudgetConfig(_Strict):
+    """How much of the paper's size a run has."""
+
+    name: Literal["paper", "gpu", "cpu", "smoke"]
+
+
+class TrainerConfig(_Strict):
+    """Machine settings."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    threads: int | None = Field(ge=1)
+    checkpoint_seconds: float = Field(gt=0)
+
+
+class HardwareConfig(_Strict):
+    """Which constants the cost models use."""
+
+    energy: str
+    pim: str
+    pim_rounding: Literal["up", "nearest", "down"]
+
+
+class ModelConfig(_Open):
+    """A network: its name, and the keywords of its builder."""
+
+    name: str
+    net: dict[str, Any]
+
+
+class DataConfig(_Open):
+    """A data set."""
+
+    id: str
+    title: str
+    root: str
+    classes: int = Field(ge=2)
+    input_size: tuple[int, int, int]
+
+
+class QuantizerConfig(_Open):
+    """A method; ``version`` is raised whenever its numbers change."""
+
+    version: int
+    learns_bits: bool
+    callback: dict[str, Any] | None
+
+
+class RunConfig(_Strict):
+    """Everything that decides one run (``conf/run.yaml``)."""
+
+    model: ModelConfig
+    data: DataConfig
+    quantizer: QuantizerConfig
+    bits: BitsConfig
+    recipe: RecipeConfig
+    budget: BudgetConfig
+    trainer: TrainerConfig
+    hardware: HardwareConfig
+    seed: int = Field(ge=0)
+    store: str
+
+
+def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose ``conf/run.yaml`` with ``overrides`` (later ones win) into a plain, checked dict."""
+    if not GlobalHydra.instance().is_initialized():
+        initialize_config_dir(str(CONF), version_base="1.3")
+    try:
+        config = OmegaConf.to_container(
+            compose("run", overrides=list(overrides)), resolve=True, throw_on_missing=True
+        )
+    except HydraException as error:
+        raise _explain(overrides, error) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"conf: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in config.items()}
+    try:
+        RunConfig.model_validate(plain)
+    except ValidationError as error:
+        raise _worded("conf", error) from error
+    for place in ("inner", "ends"):
+        for width in plain["bits"][place] or ():
+            _width(width)
+    for widths in plain["bits"]["layers"].values():
+        Bits(*widths)
+    return plain
+
+
+def _worded(where: str, error: ValidationError) -> UserError:
+    """Turn pydantic's findings into one line per key: where, what came, what is allowed."""
+    lines = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"])
+        if fault["loc"][0] == "bits" and fault["type"] in ("less_than_equal", "greater_than_equal"):
+            lines.append(
+                f"{place}={fault['input']}: a quantization grid has 1 to {MAX_BITS} bits; "
+                "use `quantizer=none` for full precision"
+            )
+        else:
+            lines.append(f"{where}: {place}={fault['input']!r}: {fault['msg']}")
+    return UserError("\n".join(lines))
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+
+
+def _explain(overrides: Sequence[str], error: HydraException) -> UserError:
+    """Find the override that Hydra refused and word it with the nearest right name."""
+    default = OmegaConf.load(CONF / "run.yaml")
+    for override in overrides:
+        key, equals, value = override.lstrip("+~").partition("=")
+        if not equals:
+            return UserError(f"command line: '{override}' is not of the form key=value")
+        if key in _groups():
+            options = [path.stem for path in (CONF / key).glob("*.yaml")]
+            if value not in options:
+                return unknown(key, value, options, "command line")
+        elif "." not in key and key not in default:
+            known = [*_groups(), *(str(name) for name in default if name != "defaults")]
+            return unknown("key", key, known, "command line")
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if "." in key:
+            known = list(_known_keys(overrides, without=override))
+            if key not in known:
+                return unknown("key", key, known, "command line")
+    return UserError(f"command line: {str(error).splitlines()[0]}")
+
+
+def _known_keys(overrides: Sequence[str], without: str) -> Iterator[str]:
+    """Yield every dotted key of the config that the group choices alone compose."""
+    choices = [o for o in overrides if o != without and o.partition("=")[0] in _groups()]
+    for key, _ in flat(OmegaConf.to_container(compose("run", overrides=choices))):
+        parts = key.split(".")
+        yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``(dotted key, value)`` of every leaf; lists and empty dicts are leaves.
+
+    >>> list(flat({"a": {"b": 1}, "c": [2]}))
+    [('a.b', 1), ('c', [2])]
+    """
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix[:-1], node
+
+
+def signed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the leaves of ``config`` that decide a trained number."""
+    return {
+        key: value
+        for key, value in flat(config)
+        if not any(key == name or key.startswith(f"{name}.") for name in NOT_SIGNED)
+    }
+
+
+def signature(config: Mapping[str, Any]) -> str:
+    """Name a run config by twelve hex digits of SHA-256; machine keys are left out.
+
+    >>> slow, fast = {"seed": 0, "trainer": {"threads": 1}}, {"seed": 0, "trainer": {"threads": 8}}
+    >>> signature(slow) == signature(fast) != signature({"seed": 1})
+    True
+    """
+    text = json.dumps(signed(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

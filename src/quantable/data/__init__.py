@@ -1,0 +1,1 @@
+"""Image sets: layouts on disk (no torch), decoded arrays, and batches on the training device."""

@@ -1,0 +1,388 @@
+"""ImageNet: read while training, through timm's transforms for the weights' tag."""
+
+import hashlib
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from quantable.data.augment import keyed_generator
+from quantable.data.folders import ClassFolders
+from quantable.data.images import Batch, check_batch_size
+from quantable.data.layouts import Layout
+from quantable.data.parquet import Parquet, columns_of, image_bytes, label_values, open_parquet
+from quantable.data.rows import open_image
+from quantable.data.sets import SPLITS, ImageSet, choose, limit, rows_of_test
+from quantable.names import UserError, unknown
+
+Key = tuple[int, int]  # row, and the seed of its augmentation
+WINDOW = 16  # parquet row groups that are shuffled together; as many are held by each worker
+
+
+class Rows(Protocol):
+    """The encoded images of one split, read one at a time."""
+
+    labels: np.ndarray
+
+    def where(self, row: int) -> str:
+        """Name of a row in an error message."""
+
+    def item(self, row: int) -> bytes | Path:
+        """One encoded image."""
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """A random order in which the rows can be read at speed."""
+
+    def identity(self) -> list[tuple[str, int]]:
+        """Name and number of bytes of every file."""
+
+
+class FolderRows:
+    """Images in class folders: any order is as fast as another."""
+
+    def __init__(self, layout: ClassFolders, names: Sequence[str]) -> None:
+        rows = layout.read(names)
+        self.items, self.labels = rows.items, rows.labels
+        self.folder = layout.folder
+
+    def where(self, row: int) -> str:
+        """Path of one image."""
+        return str(self.items[row])
+
+    def item(self, row: int) -> bytes | Path:
+        """Path of one image."""
+        return self.items[row]
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Random permutation of the rows."""
+        return torch.randperm(len(self.labels), generator=generator)
+
+    def identity(self) -> list[tuple[str, int]]:
+        """Name and number of bytes of every image."""
+        paths = [path for path in self.items if isinstance(path, Path)]
+        return [(str(p.relative_to(self.folder)), p.stat().st_size) for p in paths]
+
+
+class ParquetRows:
+    """Images in parquet shards: a row group is the least that can be read."""
+
+    def __init__(self, layout: Parquet, names: Sequence[str]) -> None:
+        self.groups: list[tuple[Path, int]] = []
+        labels: list[np.ndarray] = []
+        self.starts = [0]
+        for path in layout.files(names):
+            with open_parquet(path) as file:
+                _, label = columns_of(file, path)
+                labels.append(label_values(file.read(columns=[label])[label], path))
+                for group in range(file.num_row_groups):
+                    self.groups.append((path, group))
+                    self.starts.append(self.starts[-1] + file.metadata.row_group(group).num_rows)
+        self.labels = np.concatenate(labels)
+
+    def where(self, row: int) -> str:
+        """File, row group and row of one image."""
+        path, group, line = self._place(row)
+        return f"{path}, row group {group}, row {line}"
+
+    def item(self, row: int) -> bytes | Path:
+        """Bytes of one image, out of its row group."""
+        path, group, line = self._place(row)
+        return read_group(path, group)[line]
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Row groups in random order, and the rows of each ``WINDOW`` groups among each other."""
+        groups = torch.randperm(len(self.groups), generator=generator).tolist()
+        windows = [groups[i : i + WINDOW] for i in range(0, len(groups), WINDOW)]
+        parts = [torch.cat([self._rows(group) for group in window]) for window in windows]
+        return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in parts])
+
+    def identity(self) -> list[tuple[str, int]]:
+        """Name and number of bytes of every shard."""
+        return [
+            (path.name, path.stat().st_size) for path in dict.fromkeys(p for p, _ in self.groups)
+        ]
+
+    def _place(self, row: int) -> tuple[Path, int, int]:
+        group = bisect_right(self.starts, row) - 1
+        return *self.groups[group], row - self.starts[group]
+
+    def _rows(self, group: int) -> Tensor:
+        return torch.arange(self.starts[group], self.starts[group + 1])
+
+
+@lru_cache(maxsize=WINDOW)
+def read_group(path: Path, number: int) -> list[bytes]:
+    """Encoded images of one row group."""
+    with open_parquet(path) as file:
+        image, _ = columns_of(file, path)
+        column = file.read_row_group(number, columns=[image])[image]
+    return image_bytes(column, path)
+
+
+def open_rows(layout: Layout, names: Sequence[str]) -> Rows:
+    """The rows of one split, for the two layouts that ImageNet comes in."""
+    if isinstance(layout, Parquet):
+        return ParquetRows(layout, names)
+    if isinstance(layout, ClassFolders):
+        return FolderRows(layout, names)
+    raise UserError(f"{layout.folder}: ImageNet is read from class folders or parquet")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the generators that transforms draw from, and put them back afterwards."""
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPU
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+@dataclass(frozen=True)
+class Decoded(Dataset[tuple[Tensor, int]]):
+    """Rows as transformed tensors; a key holds the row and the seed of its augmentation."""
+
+    rows: Rows
+    transform: Callable[[Image.Image], Tensor]
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        row, seed = key
+        image = open_image(self.rows.item(row), self.rows.where(row), channels=3)
+        with seeded(seed):
+            x = self.transform(image)
+        return x, int(self.rows.labels[row])
+
+
+@dataclass
+class StreamedBatches:
+    """Batches of an epoch; the order and the augmentation follow from (``seed``, ``epoch``).
+
+    ``chosen``: the rows of the split, ascending; ``seed`` None: each once and in this order.
+    """
+
+    data: Decoded
+    chosen: Tensor
+    batch_size: int
+    seed: int | None
+    workers: int
+    device: torch.device | str
+    channels_last: bool
+    epoch: int = 0
+    start: int = 0
+
+    def __len__(self) -> int:
+        n = len(self.chosen)
+        return -(-n // self.batch_size) if self.seed is None else n // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        loader = DataLoader(
+            self.data,
+            batch_sampler=self.keys()[self.start :],
+            num_workers=self.workers,
+            generator=torch.Generator(),  # else the loader draws from the global generator
+            pin_memory=torch.device(self.device).type == "cuda",
+        )
+        memory = torch.channels_last if self.channels_last else torch.contiguous_format
+        for x, y in loader:
+            x = x.to(self.device, non_blocking=True, memory_format=memory)
+            yield x, y.to(self.device, non_blocking=True)
+        self.start = 0
+
+    def keys(self) -> list[list[Key]]:
+        """Row and augmentation seed of every image of every batch."""
+        rows = self.chosen
+        if self.seed is not None:
+            order = self.data.rows.order(keyed_generator("order", self.seed, self.epoch))
+            rows = order[torch.isin(order, self.chosen)]
+        generator = keyed_generator("augment", self.seed or 0, self.epoch)
+        seeds = torch.randint(2**62, (len(rows),), generator=generator)
+        keys = list(zip(rows.tolist(), seeds.tolist(), strict=True))
+        return [keys[i * self.batch_size :][: self.batch_size] for i in range(len(self))]
+
+
+@dataclass(kw_only=True)
+class StreamedImages:
+    """ImageNet with the surface of ``Images``; its test images are the published validation set.
+
+    ``tag``: full timm name of the weights (``resnet18.tv_in1k``): its preprocessing is used. A copy
+    that holds only ``sample*.parquet`` has test images alone, used as they are: cropped already.
+    With ``counts.train`` 0 a copy needs no training images.
+    """
+
+    source: ImageSet
+    tag: str
+    workers: int
+
+    def load(self) -> None:
+        """Look through the files; no image is decoded ahead."""
+        self._chosen  # noqa: B018 - read for its errors
+
+    @property
+    def title(self) -> str:
+        """Title with the variant, to be shown beside every number."""
+        return self.source.full_title
+
+    @property
+    def variant(self) -> str:
+        """'sample' for a copy of evaluation crops, else ''."""
+        return self.source.variant
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.source.classes
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(c, h, w)."""
+        return tuple(self.source.input_size)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images used of train, val and test."""
+        return {split: len(rows) for split, rows in self._chosen.items()}
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the files' names, sizes and labels, and of the rows used."""
+        digest = hashlib.sha256()
+        for rows in self._rows.values():
+            digest.update(repr(rows.identity()).encode())
+            digest.update(rows.labels.astype("<i8").data)
+        for chosen in self._chosen.values():
+            digest.update(chosen.numpy().astype("<i8").data)
+        return digest.hexdigest()
+
+    def train_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        *,
+        channels_last: bool = False,
+    ) -> StreamedBatches:
+        """Training images through timm's training transform of the tag."""
+        check_batch_size(batch_size, available=len(self._chosen["train"]))
+        return self._batches("train", batch_size, seed, device, channels_last)
+
+    def eval_batches(
+        self,
+        split: str,
+        batch_size: int,
+        device: torch.device | str,
+        *,
+        channels_last: bool = False,
+    ) -> StreamedBatches:
+        """All images of ``split`` through timm's evaluation transform of the tag."""
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS, "data")
+        check_batch_size(batch_size)
+        return self._batches(split, batch_size, None, device, channels_last)
+
+    def _batches(
+        self,
+        split: str,
+        batch_size: int,
+        seed: int | None,
+        device: torch.device | str,
+        channels_last: bool,
+    ) -> StreamedBatches:
+        chosen = self._chosen[split]
+        if not len(chosen):
+            raise UserError(
+                f"data={self.source.id}: {self.title} has no images of the split {split}"
+            )
+        data = Decoded(
+            self._rows["test" if split == "test" else "train"],
+            self._transform(training=seed is not None),
+        )
+        return StreamedBatches(data, chosen, batch_size, seed, self.workers, device, channels_last)
+
+    @property
+    def _test_only(self) -> bool:
+        return self.variant == "sample" or self.source.counts["train"] == 0
+
+    @cached_property
+    def _rows(self) -> dict[str, Rows]:
+        source, layout = self.source, self.source.layout()
+        splits = ["test"] if self._test_only else ["train", "test"]
+        rows = {split: open_rows(layout, source.splits[split]) for split in splits}
+        for split, found in rows.items():
+            expected = None if self.variant == "sample" else source.counts[split]
+            source.check(split, found, expected=expected)
+        return rows
+
+    @cached_property
+    def _chosen(self) -> dict[str, Tensor]:
+        source, rows = self.source, self._rows
+        n_test = len(rows["test"].labels)
+        if "train" not in rows:
+            test = rows_of_test(n_test, limit("test_images", source.test_images, n_test))
+            chosen = {"train": test[:0], "val": test[:0], "test": test}
+        else:
+            chosen = choose(
+                len(rows["train"].labels),
+                n_test,
+                val_images=source.val_images,
+                train_images=source.train_images,
+                test_images=source.test_images,
+            )
+        return {split: torch.from_numpy(np.sort(found)) for split, found in chosen.items()}
+
+    def _transform(self, *, training: bool) -> Callable[[Image.Image], Tensor]:
+        config = preprocessing(self.tag)
+        if tuple(config["input_size"]) != self.input_size:
+            raise UserError(
+                f"{self.tag} takes {config['input_size']}, data.input_size={list(self.input_size)}"
+            )
+        if self.variant == "sample":  # cropped already: anything but normalizing would blur it
+            normalize = transforms.Normalize(config["mean"], config["std"])
+            exact = ExactSize(self.input_size)
+            whole: Callable[[Image.Image], Tensor] = transforms.Compose(
+                [exact, transforms.ToTensor(), normalize]
+            )
+            return whole
+        made: Callable[[Image.Image], Tensor] = create_transform(**config, is_training=training)
+        return made
+
+
+@dataclass(frozen=True)
+class ExactSize:
+    """Passes an image of the network's input size, and refuses any other."""
+
+    input_size: Sequence[int]  # (c, h, w)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return ``image``."""
+        _, h, w = self.input_size
+        if image.size != (w, h):
+            raise UserError(f"a sample image is {image.size}, expected the final crop of {w}x{h}")
+        return image
+
+
+def preprocessing(tag: str) -> dict[str, Any]:
+    """Input size, mean, std, interpolation and crop that timm gives the weights ``tag``."""
+    known = timm.list_pretrained()
+    if tag not in known:
+        raise unknown("timm weights", tag, known, "data.tag")
+    config = timm.get_pretrained_cfg(tag)
+    assert config is not None  # it is listed
+    found = config.to_dict()  # type: ignore[no-untyped-call]
+    return dict(resolve_data_config({}, pretrained_cfg=found))  # type: ignore[no-untyped-call]

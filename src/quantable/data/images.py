@@ -1,0 +1,208 @@
+"""Image sets that fit in memory: decoded once, augmented by whole batches on the device."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from quantable.data.augment import crop_flip, keyed_generator
+from quantable.data.sets import SPLITS, Arrays, ImageSet
+from quantable.names import UserError, unknown
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split on the device.
+
+    ``pixels``: uint8, (n, h, w, c) where batches are ``channels_last``, else (n, c, h, w);
+    ``labels``: (n,) int64; ``scale``, ``shift``: (c,) float32 that normalize a value of 0..255.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    scale: Tensor
+    shift: Tensor
+    channels_last: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def planes(self, x: Tensor) -> Tensor:
+        """The batch as (m, h, w, k): one plane per image, or one per image and channel."""
+        return x if self.channels_last else x.flatten(0, 1).unsqueeze(-1)
+
+    def normalize(self, planes: Tensor) -> Tensor:
+        """Planes of 0..255 as a float32 batch (n, c, h, w), (value / 255 - mean) / std."""
+        c = len(self.scale)
+        if self.channels_last:
+            m, h, w, _ = planes.shape
+            flat = planes.view(m, h, w * c).float()  # long rows: the channel is the fast axis
+            flat.mul_(self.scale.repeat(w)).add_(self.shift.repeat(w))
+            return flat.view(m, h, w, c).permute(0, 3, 1, 2)
+        x = planes.view(-1, c, *planes.shape[1:3]).float()
+        return x.mul_(self.scale[:, None, None]).add_(self.shift[:, None, None])
+
+
+@dataclass
+class TrainBatches:
+    """One epoch of augmented batches; iterate again for another, after setting ``epoch``.
+
+    Batch i of an epoch is a function of (``seed``, ``epoch``, i): with ``start`` = i an iteration
+    goes on exactly where an unbroken one would be. The last partial batch is left out.
+    """
+
+    split: Split
+    batch_size: int
+    seed: int
+    padding: int
+    flip: bool
+    epoch: int = 0
+    start: int = 0
+
+    def __len__(self) -> int:
+        return len(self.split) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        generator = keyed_generator("order", self.seed, self.epoch)
+        order = torch.randperm(len(self.split), generator=generator)
+        order = order.to(self.split.labels.device)
+        for i in range(self.start, len(self)):
+            yield self.batch(i, order[i * self.batch_size :][: self.batch_size])
+        self.start = 0
+
+    def batch(self, i: int, rows: Tensor) -> Batch:
+        """Batch ``i`` of the epoch: images ``rows``, augmented by the batch's own generator."""
+        generator = keyed_generator("augment", self.seed, self.epoch, i)
+        n, offsets = len(rows), 2 * self.padding + 1
+        window = torch.randint(offsets, (2, n), generator=generator)
+        flip = torch.randint(2 if self.flip else 1, (1, n), generator=generator)
+        draws = torch.cat([window, flip]).to(rows.device)
+        planes = self.split.planes(self.split.pixels.index_select(0, rows))
+        top, left, mirror = draws.repeat_interleave(len(planes) // n, dim=1)
+        planes = crop_flip(planes, top, left, mirror, padding=self.padding)
+        return self.split.normalize(planes), self.split.labels.index_select(0, rows)
+
+
+@dataclass(frozen=True)
+class EvalBatches:
+    """Every image of a split once, in order, not augmented; the last batch may be smaller."""
+
+    split: Split
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for begin in range(0, len(self.split), self.batch_size):
+            part = slice(begin, begin + self.batch_size)
+            planes = self.split.planes(self.split.pixels[part])
+            yield self.split.normalize(planes), self.split.labels[part]
+
+
+@dataclass(kw_only=True)
+class Images:
+    """An image set in memory. Nothing is decoded before ``load``, which the batches call.
+
+    ``mean``, ``std``: per channel, of pixels in 0..1; ``crop_padding``: pixels of black around the
+    image before a window of its size is cut; ``flip``: mirror half of the training images.
+    """
+
+    source: ImageSet
+    mean: Sequence[float]
+    std: Sequence[float]
+    crop_padding: int
+    flip: bool
+    _arrays: Arrays | None = field(default=None, init=False, repr=False)
+
+    def load(self) -> Arrays:
+        """Decode the images that are used, once."""
+        if self._arrays is None:
+            self._arrays = self.source.read()
+        return self._arrays
+
+    @property
+    def title(self) -> str:
+        """Title with the variant, to be shown beside every number."""
+        return self.source.full_title
+
+    @property
+    def variant(self) -> str:
+        """'jpeg' for JPEG copies of lossless originals, else ''."""
+        return self.source.variant
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.source.classes
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(c, h, w)."""
+        return tuple(self.source.input_size)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images used of train, val and test."""
+        return {split: len(labels) for split, labels in self.load().labels.items()}
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the decoded images and labels that are used."""
+        return self.load().sha256
+
+    def train_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        *,
+        channels_last: bool = False,
+    ) -> TrainBatches:
+        """Augmented batches of the training images on ``device``."""
+        split = self.split("train", device, channels_last=channels_last)
+        check_batch_size(batch_size, available=len(split))
+        return TrainBatches(split, batch_size, seed, padding=self.crop_padding, flip=self.flip)
+
+    def eval_batches(
+        self,
+        split: str,
+        batch_size: int,
+        device: torch.device | str,
+        *,
+        channels_last: bool = False,
+    ) -> EvalBatches:
+        """All images of ``split`` on ``device``, not augmented."""
+        check_batch_size(batch_size)
+        return EvalBatches(self.split(split, device, channels_last=channels_last), batch_size)
+
+    def split(self, name: str, device: torch.device | str, *, channels_last: bool) -> Split:
+        """The pixels and labels of a split on ``device``."""
+        if name not in SPLITS:
+            raise unknown("split", name, SPLITS, "data")
+        images, labels = self.load().images[name], self.load().labels[name]
+        if not len(labels):
+            raise UserError(f"data={self.source.id}: the split {name} has no images")
+        if not len(self.mean) == len(self.std) == images.shape[-1]:
+            raise UserError(f"data.mean, data.std: {images.shape[-1]} values each, one per channel")
+        pixels = torch.from_numpy(images)
+        if not channels_last:
+            pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return Split(
+            pixels.to(device),
+            torch.from_numpy(labels).to(device),
+            scale=(1 / (255 * std)).to(device),
+            shift=(-mean / std).to(device),
+            channels_last=channels_last,
+        )
+
+
+def check_batch_size(batch_size: int, *, available: int | None = None) -> None:
+    """Raise for a batch of nothing, or above the ``available`` training images."""
+    if batch_size < 1 or (available is not None and batch_size > available):
+        above = "" if available is None else f", at most the {available} training images"
+        raise UserError(f"batch_size={batch_size}: at least 1{above}")

@@ -1,0 +1,125 @@
+"""The public hubs' parquet layout: a column of encoded images and one of labels (no torch)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from quantable.data.rows import Encoded
+from quantable.names import UserError
+
+if TYPE_CHECKING:  # pyarrow takes a tenth of a second to import: only where a file is read
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "fine_label")
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator["pq.ParquetFile"]:
+    """Open one file; whatever is wrong with it is an error that names it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable parquet file ({reason})") from error
+
+
+def columns_of(file: "pq.ParquetFile", path: Path) -> tuple[str, str]:
+    """Names of the image and of the label column."""
+    names: list[str] = file.schema_arrow.names
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    label = next((name for name in LABEL_COLUMNS if name in names), None)
+    if image is None or label is None:
+        raise UserError(
+            f"{path}: columns {', '.join(names)}; expected one of {', '.join(IMAGE_COLUMNS)} "
+            f"({{bytes, path}}) and one of {', '.join(LABEL_COLUMNS)} (int)"
+        )
+    return image, label
+
+
+def image_bytes(column: "pa.ChunkedArray", path: Path) -> list[bytes]:
+    """The encoded images of a ``{bytes, path}`` column."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_struct(column.type) or column.type.get_field_index("bytes") < 0:
+        raise UserError(f"{path}: the image column is {column.type}, expected struct<bytes, path>")
+    encoded: list[bytes] = pc.struct_field(column, "bytes").to_pylist()
+    for row, value in enumerate(encoded):
+        if not value:
+            raise UserError(f"{path}, row {row}: no image bytes")
+    return encoded
+
+
+def label_values(column: "pa.ChunkedArray", path: Path) -> np.ndarray:
+    """The labels as int64."""
+    import pyarrow as pa
+
+    if not pa.types.is_integer(column.type):
+        raise UserError(f"{path}: labels are {column.type}, expected whole numbers")
+    if column.null_count:
+        raise UserError(f"{path}, row {column.to_pylist().index(None)}: no label")
+    labels: np.ndarray = column.to_numpy()
+    return labels.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """``train*.parquet``, ``test*.parquet`` or ``valid*.parquet``, in shards or not."""
+
+    folder: Path
+    kind: ClassVar[str] = (
+        "parquet of the public hubs (train*.parquet, test*.parquet or valid*.parquet; columns "
+        "img|image {bytes, path}, label|fine_label)"
+    )
+
+    @classmethod
+    def at(cls, folder: Path) -> Self | None:
+        """Recognize the folder by any parquet file."""
+        return cls(folder) if any(folder.glob("*.parquet")) else None
+
+    def first(self) -> bytes:
+        """First bytes of the first image."""
+        path = min(self.folder.glob("*.parquet"))
+        with open_parquet(path) as file:
+            image, _ = columns_of(file, path)
+            batch = next(file.iter_batches(batch_size=1, columns=[image]), None)
+            if batch is None or not batch.num_rows:
+                raise UserError(f"{path}: no rows")
+            value: bytes | None = batch.column(0)[0].as_py()["bytes"]
+        return (value or b"")[:16]
+
+    def files(self, names: Sequence[str]) -> list[Path]:
+        """The shards of the first split of ``names`` that is there."""
+        for name in names:
+            if files := sorted(self.folder.glob(f"{name}*.parquet")):
+                return files
+        raise UserError(f"{self.folder}: no {' or '.join(f'{n}*.parquet' for n in names)}")
+
+    def read(self, names: Sequence[str]) -> Encoded:
+        """Read the split, still encoded."""
+        items: list[bytes] = []
+        labels: list[np.ndarray] = []
+        origins: list[tuple[Path, int]] = []
+        for path in self.files(names):
+            with open_parquet(path) as file:
+                image, label = columns_of(file, path)
+                table = file.read(columns=[image, label])
+            labels.append(label_values(table[label], path))
+            items += image_bytes(table[image], path)
+            origins += [(path, row) for row in range(table.num_rows)]
+
+        def where(row: int) -> str:
+            path, line = origins[row]
+            return f"{path}, row {line}"
+
+        return Encoded(items, np.concatenate(labels), where)

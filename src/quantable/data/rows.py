@@ -1,0 +1,69 @@
+"""The images of one split as they lie on disk: plain arrays, or encoded files (no torch)."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from quantable.names import UserError
+
+Array: TypeAlias = np.ndarray
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images stored as plain arrays. ``images``: (n, h, w, c) uint8; ``labels``: (n,) int64."""
+
+    images: Array
+    labels: Array
+    folder: Path
+
+    def where(self, row: int) -> str:
+        """Name image ``row`` in an error message."""
+        return f"{self.folder}, image {row}"
+
+    def decode(self, rows: Sequence[int], size: Sequence[int]) -> Array:
+        """Images ``rows`` as (n, h, w, c) uint8; ``size`` is (c, h, w)."""
+        c, h, w = size
+        if self.images.shape[1:] != (h, w, c):
+            shape = "x".join(map(str, self.images.shape[1:]))
+            raise UserError(f"{self.folder}: images are {shape} (h x w x c), expected {h}x{w}x{c}")
+        return self.images[list(rows)]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Images stored as encoded files: their bytes or their paths, and who they are in an error."""
+
+    items: Sequence[bytes | Path]
+    labels: Array
+    where: Callable[[int], str]
+
+    def decode(self, rows: Sequence[int], size: Sequence[int]) -> Array:
+        """Images ``rows`` as (n, h, w, c) uint8; ``size`` is (c, h, w).
+
+        One thread: for images of 32 to 64 pixels a pool of threads is slower than none.
+        """
+        c, h, w = size
+        out = np.empty((len(rows), h, w, c), np.uint8)
+        for target, row in zip(out, rows, strict=True):
+            with open_image(self.items[row], self.where(row), channels=c) as image:
+                if image.size != (w, h):
+                    got = "x".join(map(str, image.size))
+                    raise UserError(f"{self.where(row)}: image is {got}, expected {w}x{h} pixels")
+                target[...] = np.asarray(image).reshape(h, w, c)
+        return out
+
+
+def open_image(item: bytes | Path, where: str, *, channels: int) -> Image.Image:
+    """Decode one image completely, to grey (1 channel) or RGB (3)."""
+    try:
+        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
+            return image.convert({1: "L", 3: "RGB"}[channels])
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).split("<_io")[0].strip() or type(error).__name__
+        raise UserError(f"{where}: image cannot be decoded ({reason})") from error

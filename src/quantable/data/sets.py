@@ -1,0 +1,166 @@
+"""An image set as its YAML describes it, checked and decoded to uint8 arrays (no torch)."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from quantable.data.layouts import Layout, find_layout, full_title, missing, variant_of
+from quantable.data.rows import Array, Encoded, Pixels
+from quantable.names import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+class Labelled(Protocol):
+    """Rows with labels, and a name for each row in an error message."""
+
+    @property
+    def labels(self) -> Array:
+        """(n,) int64."""
+
+    @property
+    def where(self) -> Callable[[int], str]:
+        """Name of a row."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Decoded splits: ``images[split]`` (n, h, w, c) uint8 and ``labels[split]`` (n,) int64."""
+
+    images: Mapping[str, Array]
+    labels: Mapping[str, Array]
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """What an image set is and how much of it is used.
+
+    ``splits``: for "train" and "test" the names to look for, in order of preference; ``counts``:
+    images that a complete copy has; ``lossless``: whether the originals are; ``val_images``: held
+    out of the training images; ``train_images``, ``test_images``: use only so many (None: all).
+    """
+
+    id: str
+    title: str
+    classes: int
+    input_size: Sequence[int]  # (c, h, w)
+    root: str
+    splits: Mapping[str, Sequence[str]]
+    counts: Mapping[str, int]
+    lossless: bool
+    val_images: int
+    train_images: int | None
+    test_images: int | None
+
+    def layout(self) -> Layout:
+        """The layout found under ``root``; without one, an error that says what to do."""
+        layout = find_layout(self.root)
+        if layout is None:
+            raise missing(self.id, self.root)
+        return layout
+
+    @property
+    def variant(self) -> str:
+        """'jpeg' for JPEG copies of lossless originals, 'sample', or ''."""
+        return variant_of(self.layout(), lossless=self.lossless)
+
+    @property
+    def full_title(self) -> str:
+        """Title with the variant, to be shown beside every number."""
+        return full_title(self.title, self.variant)
+
+    def rows(self, split: str) -> Pixels | Encoded:
+        """The "train" or "test" rows as they lie on disk, count and labels checked."""
+        rows = self.layout().read(self.splits[split])
+        self.check(split, rows, expected=self.counts[split])
+        return rows
+
+    def check(self, split: str, rows: Labelled, *, expected: int | None) -> None:
+        """Raise where the number of images is not ``expected`` (None: any) or a label is wrong."""
+        where, count = self.layout().folder, len(rows.labels)
+        if expected is not None and count != expected:
+            raise UserError(
+                f"{where}: {count} {split} images, a complete set has {expected}; "
+                f"for a copy that is smaller on purpose: data.counts.{split}={count}"
+            )
+        wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= self.classes))
+        if wrong.size:
+            raise UserError(
+                f"{rows.where(int(wrong[0]))}: label {rows.labels[wrong[0]]} is out of range "
+                f"0..{self.classes - 1} ({self.classes} classes)"
+            )
+        found = np.unique(rows.labels).size
+        if split == "train" and found != self.classes:
+            raise UserError(f"{where}: {found} classes occur, {self.title} has {self.classes}")
+
+    def read(self) -> Arrays:
+        """Decode the images that are used, and fingerprint them."""
+        train, test = self.rows("train"), self.rows("test")
+        chosen = choose(
+            len(train.labels),
+            len(test.labels),
+            val_images=self.val_images,
+            train_images=self.train_images,
+            test_images=self.test_images,
+        )
+        rows = {"train": train, "val": train, "test": test}
+        images = {s: rows[s].decode(chosen[s].tolist(), self.input_size) for s in SPLITS}
+        labels = {s: rows[s].labels[chosen[s]] for s in SPLITS}
+        return Arrays(images, labels, fingerprint(images, labels))
+
+
+def choose(
+    n_train: int,
+    n_test: int,
+    *,
+    val_images: int,
+    train_images: int | None,
+    test_images: int | None,
+) -> dict[str, Array]:
+    """Rows of each split. Held out are the last of a fixed permutation, used the first of it.
+
+    The permutation depends on the count only; NumPy promises ``RandomState`` never to change.
+
+    >>> rows = choose(6, 3, val_images=2, train_images=3, test_images=None)
+    >>> {split: sorted(chosen.tolist()) for split, chosen in rows.items()}
+    {'train': [2, 3, 5], 'val': [0, 4], 'test': [0, 1, 2]}
+    """
+    if type(val_images) is not int or not 0 <= val_images < n_train:
+        raise UserError(f"data.val_images={val_images}: 0 to {n_train - 1} can be held out")
+    order = np.random.RandomState(0).permutation(n_train)
+    left = order[: n_train - val_images]
+    return {
+        "train": left[: limit("train_images", train_images, len(left))],
+        "val": order[n_train - val_images :],
+        "test": rows_of_test(n_test, limit("test_images", test_images, n_test)),
+    }
+
+
+def rows_of_test(n_test: int, used: int) -> Array:
+    """All test rows in order, or ``used`` of a fixed permutation: class folders are sorted."""
+    return (
+        np.arange(n_test) if used == n_test else np.random.RandomState(1).permutation(n_test)[:used]
+    )
+
+
+def limit(key: str, wanted: int | None, available: int) -> int:
+    """How many images are used; a limit of none, or above what is there, is an error."""
+    if wanted is None:
+        return available
+    if type(wanted) is not int or not 1 <= wanted <= available:
+        raise UserError(f"data.{key}={wanted}: 1 to {available} images can be used (null: all)")
+    return wanted
+
+
+def fingerprint(images: Mapping[str, Array], labels: Mapping[str, Array]) -> str:
+    """SHA-256 over the shapes, pixels and labels of all splits."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(f"{split}{images[split].shape}".encode())
+        digest.update(np.ascontiguousarray(images[split]).data)
+        digest.update(labels[split].astype("<i8").data)
+    return digest.hexdigest()

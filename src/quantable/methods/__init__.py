@@ -1,0 +1,1 @@
+"""Quantization methods: one file is one paper's method."""

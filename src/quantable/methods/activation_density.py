@@ -1,0 +1,169 @@
+r"""AD: mixed precision from activation density, found during one training run.
+
+Vasquez et al., DATE 2021, arXiv:2101.04354. The activation density of layer :math:`l` is the share
+of non-zero values behind its ReLU, taken over the training images of one epoch. When every density
+is flat, the widths are multiplied by them and training goes on.
+
+.. math:: AD_l = \frac{\#\{a \ne 0\}}{\#\{a\}}, \qquad k_l \leftarrow \mathrm{round}(k_l \cdot AD_l)
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from quantable.layers import Bits
+from quantable.quantize import Factory, Quantize
+from quantable.trace import activations_behind
+
+
+def next_bits(bits: int, density: float, *, min_bits: int) -> int:
+    """Width after an update: ``bits * density``, halves up, at least ``min_bits``.
+
+    >>> [next_bits(bits, 0.5, min_bits=2) for bits in (16, 9, 4, 2)]
+    [8, 5, 2, 2]
+    """
+    return max(min_bits, math.floor(bits * density + 0.5))
+
+
+def is_flat(series: Sequence[Mapping[str, float]], *, window: int, within: float) -> bool:
+    """Whether every layer's mean over the last ``window`` epochs is ``within`` that of those before.
+
+    >>> is_flat([{"conv": 0.50}, {"conv": 0.51}], window=1, within=0.02)
+    True
+    """
+    if len(series) < 2 * window:
+        return False
+    last, before = series[-window:], series[-2 * window : -window]
+    return all(
+        abs(sum(e[name] for e in last) - sum(e[name] for e in before)) <= within * window
+        for name in series[-1]
+    )
+
+
+class ActivationDensity(Quantize):
+    """Quantizes like ``Quantize`` and lowers the widths when the densities are flat.
+
+    A phase lasts ``min_epochs`` to ``max_epochs``; there are at most ``max_updates``; training ends
+    early when no width changes or the mean density reaches ``enough_density``. The first and the
+    last layer, and layers without a ReLU behind them, keep their widths. A shortcut shares the ReLU,
+    and so the width, of the layer it is added into.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Factory,
+        act: Factory,
+        inner: Sequence[int],
+        ends: Sequence[int] | None,
+        layers: Mapping[str, Sequence[int]],
+        min_epochs: int,
+        max_epochs: int,
+        max_updates: int,
+        window: int,
+        flat_within: float,
+        enough_density: float,
+        min_bits: int,
+    ) -> None:
+        super().__init__(weight=weight, act=act, inner=inner, ends=ends, layers=layers)
+        self.min_epochs = min_epochs
+        self.max_epochs = max_epochs
+        self.max_updates = max_updates
+        self.window = window
+        self.flat_within = flat_within
+        self.enough_density = enough_density
+        self.min_bits = min_bits
+        self.series: list[
+            dict[str, float]
+        ] = []  # densities per layer, one entry per epoch of a phase
+        self.meters: dict[str, DensityMeter] = {}  # by activation module
+        self.meter_of: dict[str, str] = {}  # layer -> activation module
+
+    def attach(self, net: nn.Module, input_size: Sequence[int]) -> None:
+        """Put quantizers into ``net`` and meters behind its ReLUs."""
+        self.meter_of = activations_behind(net, tuple(input_size))  # type: ignore[arg-type]
+        super().attach(net, input_size)
+        for name in dict.fromkeys(self.meter_of.values()):
+            self.meters[name] = DensityMeter(net.get_submodule(name))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Attach, and plan the first phase."""
+        super().setup(trainer, pl_module, stage)
+        for meter in self.meters.values():
+            meter.nonzero = meter.nonzero.to(pl_module.device)
+        if pl_module.epoch == pl_module.batch == 0:
+            pl_module.phase_epochs = self.max_epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read the densities; at the end of a phase update the widths or end the run."""
+        by_meter = {name: meter.read() for name, meter in self.meters.items()}
+        density = {layer: by_meter[meter] for layer, meter in self.meter_of.items()}
+        total = sum(by_meter.values()) / len(by_meter)
+        self.series.append(density)
+        line = pl_module.history[-1]  # type: ignore[index,union-attr]
+        line |= {"density": density, "total_density": total}
+        line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
+        if not self._phase_over():
+            return
+        changed = self.updated_bits(density)
+        if pl_module.phase == self.max_updates or not changed or total >= self.enough_density:
+            pl_module.finished = True  # type: ignore[assignment]
+            return
+        self.set_bits(changed)
+        self.series.clear()
+        pl_module.start_phase(pl_module.epoch + 1, self.max_epochs)  # type: ignore[operator]
+
+    def _phase_over(self) -> bool:
+        epochs = len(self.series)
+        if epochs < self.min_epochs:
+            return False
+        flat = is_flat(self.series, window=self.window, within=self.flat_within)
+        return flat or epochs >= self.max_epochs
+
+    def updated_bits(self, density: Mapping[str, float]) -> dict[str, Bits]:
+        """Return the layers whose width changes, with their new widths."""
+        names = list(self.bits)
+        changed = {}
+        for name in names[1:-1]:
+            if name in density:
+                old = self.bits[name].weight
+                new = next_bits(old, density[name], min_bits=self.min_bits)
+                if new != old:
+                    changed[name] = Bits(new, new)
+        return changed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts of the unfinished epoch and densities of the unfinished phase."""
+        meters = {name: [meter.nonzero, meter.elements] for name, meter in self.meters.items()}
+        return {"series": self.series, "meters": meters}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the counts where a checkpoint left them."""
+        self.series = state_dict["series"]
+        for name, (nonzero, elements) in state_dict["meters"].items():
+            self.meters[name].nonzero, self.meters[name].elements = nonzero, elements
+
+
+class DensityMeter:
+    """Counts non-zero outputs of a module in training, on its device, without synchronizing."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.nonzero = torch.zeros((), dtype=torch.int64)
+        self.elements = 0
+        module.register_forward_hook(self._count)
+
+    def _count(self, module: nn.Module, args: object, output: Tensor) -> None:
+        if module.training:
+            self.nonzero += torch.count_nonzero(output.detach())
+            self.elements += output.numel()
+
+    def read(self) -> float:
+        """Density since the last reading; starts counting anew."""
+        density = self.nonzero.item() / self.elements
+        self.nonzero.zero_()
+        self.elements = 0
+        return density

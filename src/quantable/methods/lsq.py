@@ -1,0 +1,129 @@
+r"""LSQ: learned step size quantization.
+
+Esser et al., ICLR 2020, arXiv:1902.08153. Symbols: step size :math:`s`, integer range
+:math:`[-Q_N, Q_P]`, value :math:`v`, gradient scale :math:`g`, number of elements :math:`N`.
+
+.. math:: \hat v = \lfloor \mathrm{clip}(v / s, -Q_N, Q_P) \rceil \cdot s \qquad \text{(Eq. 1, 2)}
+.. math:: \partial \hat v / \partial s = \lfloor v/s \rceil - v/s \text{ where } -Q_N < v/s < Q_P,
+    \text{ else } -Q_N \text{ or } Q_P \qquad \text{(Eq. 3)}
+.. math:: \partial \hat v / \partial v = 1 \text{ where } -Q_N < v/s < Q_P,
+    \text{ else } 0 \qquad \text{(Sec. 2.3)}
+.. math:: g = 1 / \sqrt{N Q_P}, \quad s_0 = 2 \langle |v| \rangle / \sqrt{Q_P}
+    \qquad \text{(Sec. 2.1, 2.2)}
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantable.grid import BINARY, int_range
+from quantable.quantizer import Quantizer
+from quantable.ste import round_ste, sign, sign_ste, straight_through
+
+MIN_STEP = 1e-8
+"""The step is not used below this: an all-zero first batch or the optimizer cannot make it 0."""
+
+
+def lsq(v: Tensor, step: Tensor, q_min: int, q_max: int, grad_scale: float = 1.0) -> Tensor:
+    """Fake-quantize ``v`` onto ``step * {q_min, ..., q_max}``; ``step`` gets Eq. 3's gradient.
+
+    The signed 1-bit range, (-1, 1), has the two levels ``-step`` and ``step``; 0 goes to ``step``.
+
+    >>> lsq(torch.tensor([-9.0, 0.2, 0.6]), torch.tensor(0.5), q_min=-4, q_max=3)
+    tensor([-2.0000,  0.0000,  0.5000])
+    """
+    step = straight_through(step, grad_of=step * grad_scale)
+    nearest = sign_ste if (q_min, q_max) == BINARY else round_ste
+    # hardtanh is a clip whose gradient is 0 on the bounds too, as the paper has it.
+    return nearest(F.hardtanh(v / step, q_min, q_max)) * step
+
+
+def lsq_eager(v: Tensor, step: Tensor, q_min: int, q_max: int, grad_scale: float = 1.0) -> Tensor:
+    """The same as ``lsq``, with few passes over memory where nothing fuses them.
+
+    >>> lsq_eager(torch.tensor([-9.0, 0.2, 0.6]), torch.tensor(0.5), q_min=-4, q_max=3)
+    tensor([-2.0000,  0.0000,  0.5000])
+    """
+    step = straight_through(step, grad_of=step * grad_scale)
+    result: Tensor = _LSQEager.apply(v, step, q_min, q_max)
+    return result
+
+
+class LSQ(Quantizer):
+    """One tensor's LSQ quantizer. ``batched``: dim 0 is the batch and is not counted in ``N``.
+
+    The first training batch sets the step, and again after ``bits`` was assigned. Before that,
+    evaluation uses the step that its own batch would set, and keeps nothing.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        signed: bool,
+        batched: bool,
+        per_channel: bool = False,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(
+            bits, signed=signed, batched=batched, per_channel=per_channel, channels=channels
+        )
+        self.step = nn.Parameter(torch.ones(self.shape))  # (c,) or scalar: step size s
+
+    def fake_quantize(self, v: Tensor) -> Tensor:
+        """``lsq`` with the learned step."""
+        q_min, q_max = int_range(self.bits, signed=self.signed)
+        step = self._usable_step(v)
+        n = (v[0].numel() if self.batched else v.numel()) // step.numel()
+        function = lsq if torch.compiler.is_compiling() else lsq_eager
+        return function(v, self.spread(step, v), q_min, q_max, grad_scale=(n * q_max) ** -0.5)
+
+    def _usable_step(self, v: Tensor) -> Tensor:
+        if not self.initialized:
+            first = self._first_step(v)
+            if not self.training:
+                return first
+            with torch.no_grad():
+                self.step.copy_(first)  # in place: the optimizer already holds this Parameter
+            self.initialized = True
+        return straight_through(self.step.detach().clamp(min=MIN_STEP), grad_of=self.step)
+
+    @torch.no_grad()
+    def _first_step(self, v: Tensor) -> Tensor:
+        _, q_max = int_range(self.bits, signed=self.signed)
+        return (2 * v.abs().mean(self.reduced(v)) / q_max**0.5).clamp(min=MIN_STEP)
+
+    @property
+    def bits(self) -> int:
+        """Bit-width, 1 to 16. A new one makes the next training batch set the step."""
+        return self._bits
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        Quantizer.bits.fset(self, bits)  # type: ignore[attr-defined]
+        self.initialized = False
+
+
+class _LSQEager(torch.autograd.Function):
+    """One new tensor forward; keeps v and the result, which the neighbours keep anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:  # noqa: ANN401
+        r = v / step
+        q = sign(r) if (q_min, q_max) == BINARY else r.clamp_(q_min, q_max).round_()
+        v_hat = q.mul_(step)
+        ctx.save_for_backward(v, v_hat, step)
+        ctx.q_min, ctx.q_max = q_min, q_max
+        return v_hat
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
+        v, v_hat, step = ctx.saved_tensors
+        r = v / step
+        # grad where -Q_N < r < Q_P, else 0 (Sec. 2.3)
+        grad_v = torch.ops.aten.hardtanh_backward(grad, r, ctx.q_min, ctx.q_max)
+        # s times Eq. 3, negated: v - v_hat inside and -v_hat outside, as grad_v is 0 there
+        terms = torch.mul(grad_v, v, out=r).addcmul_(grad, v_hat, value=-1)
+        return grad_v, terms.sum_to_size(step.shape) / -step, None, None

@@ -1,0 +1,89 @@
+r"""Uniform min-max quantization, the quantizer of activation-density quantization (AD).
+
+Vasquez et al., DATE 2021, arXiv:2101.04354, Eq. 2. Symbols: value :math:`x`, range
+:math:`[x_{min}, x_{max}]`, bit-width :math:`k`, integer level :math:`q`.
+
+.. math:: q = \lfloor (x - x_{min}) (2^k - 1) / (x_{max} - x_{min}) \rceil
+.. math:: \hat x = q (x_{max} - x_{min}) / (2^k - 1) + x_{min}
+"""
+
+import torch
+from torch import Tensor
+
+from quantable.grid import intervals
+from quantable.layers import MAX_BITS
+from quantable.quantizer import Quantizer
+from quantable.ste import straight_through
+
+MOMENTUM = 0.1  # weight of a new batch in the running range; the paper gives none
+
+
+def minmax(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+    """Fake-quantize ``x`` onto ``2**bits`` even levels from ``low`` to ``high``; halves go to even.
+
+    Values outside the range are clipped to it. The gradient of ``x`` is 1 everywhere, the range has
+    none. An empty range (``low == high``) gives ``low``, so that a constant tensor stays as it is.
+
+    >>> minmax(torch.tensor([-1.0, 0.1, 0.4, 2.0]), torch.tensor(-1.0), torch.tensor(2.0), bits=2)
+    tensor([-1.,  0.,  0.,  2.])
+    """
+    n = intervals(bits)
+    with torch.no_grad():  # in place: one buffer, as plain arithmetic would take seven
+        span = high - low
+        span = torch.where(span > 0, span, 1)
+        q = x.clamp(low, high).sub_(low).mul_(n).div_(span).round_()
+        value = q.mul_(span).div_(n).add_(low)
+    return straight_through(value, grad_of=x)
+
+
+class MinMax(Quantizer):
+    """Min-max quantizer of one tensor.
+
+    A weight's range is its own, at every step; zero need not be a level. An activation's range is
+    the batch's in training and the running average (momentum 0.1, from the first training batch on)
+    in evaluation; its low end is 0 where ``signed`` is false. Evaluation before any training batch
+    uses its own batch's range, and keeps nothing. At 16 bits the tensor comes back unchanged:
+    65,535 intervals cannot be told from float32 in training, and only costs say 16.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        signed: bool,
+        batched: bool,
+        per_channel: bool = False,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(
+            bits, signed=signed, batched=batched, per_channel=per_channel, channels=channels
+        )
+        if batched:
+            self.register_buffer("low", torch.zeros(self.shape))  # (c,) or scalar
+            self.register_buffer("high", torch.zeros(self.shape))
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """``minmax`` with the range that the class describes."""
+        if self.bits == MAX_BITS:
+            return x
+        low, high = self._range(x.detach())
+        return minmax(x, self.spread(low, x), self.spread(high, x), self.bits)
+
+    def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.batched and self.initialized and not self.training:
+            return self.low, self.high
+        dims = self.reduced(x)
+        high = x.amax(dims)
+        low = x.amin(dims) if self.signed or not self.batched else torch.zeros_like(high)
+        if self.batched and self.training:
+            self._track(low, high)
+        return low, high
+
+    def _track(self, low: Tensor, high: Tensor) -> None:
+        momentum = MOMENTUM if self.initialized else 1.0
+        self.low.lerp_(low.to(self.low.dtype), momentum)
+        self.high.lerp_(high.to(self.high.dtype), momentum)
+        self.initialized = True

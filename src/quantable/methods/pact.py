@@ -1,0 +1,65 @@
+r"""PACT: activations with a learned clipping level.
+
+Choi et al., 2018, arXiv:1805.06085. Symbols: activation :math:`x`, clipping level :math:`\alpha`
+(here ``clip``), bit-width :math:`k`.
+
+.. math:: y = \mathrm{clip}(x, 0, \alpha) = (|x| - |x - \alpha| + \alpha) / 2 \qquad \text{(Eq. 1)}
+.. math:: y_q = \lfloor y (2^k - 1) / \alpha \rceil \, \alpha / (2^k - 1) \qquad \text{(Eq. 2)}
+.. math:: \partial y_q / \partial \alpha = 0 \text{ where } x < \alpha, \text{ else } 1
+    \qquad \text{(Eq. 3)}
+"""
+
+import torch
+from torch import Tensor, nn
+
+from quantable.grid import intervals
+from quantable.quantizer import Quantizer
+from quantable.ste import straight_through
+
+MIN_CLIP = 1e-8
+"""The clipping level is not used below this: its weight decay cannot make it 0 or negative."""
+
+
+def pact(x: Tensor, clip: Tensor, bits: int, *, signed: bool = False) -> Tensor:
+    """Fake-quantize ``x`` onto ``2**bits`` even levels from 0 to ``clip`` (from ``-clip``: signed).
+
+    ``clip`` gets the gradient of Eq. 3: 1 from every element at or above it (signed: and -1 from
+    those at or below ``-clip``).
+
+    >>> pact(torch.tensor([-1.0, 0.4, 2.6, 9.0]), torch.tensor(3.0), bits=2)
+    tensor([0., 0., 3., 3.])
+    """
+    n = intervals(bits)
+    low = -clip if signed else torch.zeros_like(clip)
+    y = torch.where(x >= clip, clip, torch.where(x > low, x, low))
+    with torch.no_grad():
+        span = clip - low
+        y_q = (y - low).mul_(n).div_(span).round_().mul_(span).div_(n).add_(low)
+    return straight_through(y_q, grad_of=y)
+
+
+class PACT(Quantizer):
+    """One activation's PACT quantizer; ``clip_init`` is the clipping level at the start.
+
+    The paper's L2 penalty on the clipping level is the optimizer's weight decay.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        signed: bool,
+        batched: bool,
+        clip_init: float,
+        per_channel: bool = False,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__(
+            bits, signed=signed, batched=batched, per_channel=per_channel, channels=channels
+        )
+        self.clip = nn.Parameter(torch.full(self.shape, clip_init))  # (c,) or scalar: alpha
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """``pact`` with the learned clipping level."""
+        clip = straight_through(self.clip.detach().clamp(min=MIN_CLIP), grad_of=self.clip)
+        return pact(x, self.spread(clip, x), self.bits, signed=self.signed)

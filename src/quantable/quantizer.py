@@ -1,0 +1,84 @@
+"""What the quantizers of all methods share: bit-width, axes, saved state, float32 arithmetic."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantable import grid
+from quantable.names import UserError
+
+
+class Quantizer(nn.Module, ABC):
+    """Fake quantizer of one tensor; a method defines ``fake_quantize``.
+
+    ``bits``: 1 to 16. ``signed``: whether the tensor has values below 0. ``batched``: dimension 0
+    is the batch (an activation), otherwise the tensor is a weight. ``per_channel``: one range or
+    step for each of ``channels`` channels, which are dimension 0 of a weight and 1 of an activation.
+
+    ``bits`` may be assigned during training. It and ``initialized`` (the first training batch was
+    seen) are part of the ``state_dict``; they are plain values, so that reading them neither waits
+    for the device nor breaks a compiled graph, which is rebuilt when they change.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        signed: bool,
+        batched: bool,
+        per_channel: bool = False,
+        channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if per_channel and channels is None:
+            raise UserError(f"{type(self).__name__}: per_channel needs the number of channels")
+        self.bits = bits
+        self.signed = signed
+        self.batched = batched
+        self.per_channel = per_channel
+        self.shape = (channels,) if per_channel else ()  # of one statistic: (c,) or a scalar
+        self.initialized = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize ``x``: computed at least in float32, returned in the dtype of ``x``."""
+        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        return self.fake_quantize(wide).to(x.dtype)
+
+    @abstractmethod
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The method's own function of ``x``, in the dtype of ``x``."""
+
+    @property
+    def bits(self) -> int:
+        """Bit-width, 1 to 16."""
+        return self._bits
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        self._bits = grid.check(bits)
+
+    def reduced(self, x: Tensor) -> list[int]:
+        """Dimensions of ``x`` that share one range: all, or all but the channels."""
+        channel = int(self.batched)
+        return [dim for dim in range(x.dim()) if not self.per_channel or dim != channel]
+
+    def spread(self, statistic: Tensor, x: Tensor) -> Tensor:
+        """View a statistic, (c,) or a scalar, so that it broadcasts against ``x``."""
+        if not self.per_channel:
+            return statistic
+        return statistic.view([-1 if dim == int(self.batched) else 1 for dim in range(x.dim())])
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {"bits": self.bits, "initialized": self.initialized}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what ``get_extra_state`` returned."""
+        self._bits = grid.check(state["bits"])
+        self.initialized = state["initialized"]
+
+    def extra_repr(self) -> str:
+        """The line that ``print(network)`` shows."""
+        return f"bits={self.bits}, signed={self.signed}, per_channel={self.per_channel}"

@@ -1,0 +1,132 @@
+"""What happened in one run, as it is kept: a typed JSON document, written once by rename."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from quantable.layers import Bits
+from quantable.names import UserError
+
+SCHEMA = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Epoch(_Part):
+    """One line of the history; percentages are top-1, losses cross-entropy in nat."""
+
+    epoch: int
+    phase: int
+    learning_rate: float
+    train_loss: float
+    train_top1_pct: float
+    val_top1_pct: float
+    test_top1_pct: float
+    test_loss: float
+    seconds: float
+    total_density: float | None = None
+    density: dict[str, float] | None = None  # share of non-zero activations behind each layer
+    bits: dict[str, tuple[int, int]] | None = None  # only where they change during training
+    training_complexity: float | None = None  # of the epochs so far
+
+
+class Phase(_Part):
+    """A stretch of epochs with one set of bit-widths."""
+
+    index: int
+    first_epoch: int
+    epochs: int
+    bits: dict[str, tuple[int, int]]
+
+    @property
+    def bit_map(self) -> dict[str, Bits]:
+        """Bit-widths of every layer."""
+        return {name: Bits(*pair) for name, pair in self.bits.items()}
+
+
+class DataFacts(_Part):
+    """The images a run saw."""
+
+    title: str
+    variant: str
+    sizes: dict[str, int]
+    sha256: str
+
+
+class Provenance(_Part):
+    """Where and how a record was made."""
+
+    commit: str
+    clean: bool
+    command: str
+    versions: dict[str, str]
+    device: str
+    threads: int
+    wall_seconds: float
+    resumed: int  # how often the run was taken up again after an interruption
+    finished: str  # UTC, ISO 8601
+
+
+class Record(_Part):
+    """One finished run."""
+
+    schema_version: int = SCHEMA
+    signature: str
+    table: str | None
+    row: str
+    seed: int
+    budget: str
+    config: dict[str, Any]
+    data: DataFacts
+    metrics: dict[str, dict[str, float]]  # "last" and "best" (by held-out accuracy) epoch
+    phases: list[Phase]
+    costs: dict[str, float | None]
+    history: list[Epoch]
+    provenance: Provenance
+
+    @property
+    def name(self) -> str:
+        """File name: the signature, and the data variant where it is not the original."""
+        return cell_name(self.signature, self.data.variant)
+
+
+def cell_name(signature: str, variant: str | None) -> str:
+    """Name of a cell's files.
+
+    >>> cell_name("0f", "jpeg"), cell_name("0f", "")
+    ('0f-jpeg', '0f')
+    """
+    return f"{signature}-{variant}" if variant else signature
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` so that a reader sees either the whole file or none: temporary file, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_record(path: Path) -> Record:
+    """Read and check one record file."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: not a record: {place}: {first['msg']}") from error

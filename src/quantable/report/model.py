@@ -1,0 +1,350 @@
+"""Table and records to one report: every number with its source, budget and verdict. No torch.
+
+The classes here are also the schema of ``report.py format=json``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from quantable.columns import COLUMNS, Facts, hardware_of, uniform
+from quantable.layers import FLOAT_BITS, Bits, LayerShape, bit_map
+from quantable.record import Phase, Record
+from quantable.shapes import PACKAGED, read_shapes, shape_key
+from quantable.store import Store
+from quantable.table import BUDGETS, Asked, Cell, Claim, Published, Table
+from quantable.verdict import COMPUTED, Measured, holds, judge
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PublishedOut(_Out):
+    """A number of the paper."""
+
+    value: float
+    source: str
+    confidence: str
+
+
+class MeasuredOut(_Out):
+    """Our number; ``std`` is null for one seed."""
+
+    mean: float
+    std: float | None
+    n: int
+    budget: str
+    data: str | None
+    records: list[str]
+
+
+class Entry(_Out):
+    """One row and column of the table. ``hint`` is a number no verdict may rest on."""
+
+    row: str
+    label: str
+    column: str
+    unit: str
+    published: PublishedOut | None
+    hint: PublishedOut | None
+    measured: MeasuredOut | None
+    verdict: str
+    reason: str | None
+
+
+class ClaimLine(_Out):
+    """One claim of the paper: holds, does not hold, or not judged."""
+
+    claim: str
+    text: str
+    source: str
+    row: str
+    column: str
+    unit: str
+    claimed: float | None
+    measured: MeasuredOut | None
+    bound: str | None
+    verdict: str
+    reason: str | None
+
+
+class Report(_Out):
+    """Everything a rendered report shows."""
+
+    table: str
+    title: str
+    paper: str
+    source: str
+    budget: str
+    rows: list[Entry]
+    claims: list[ClaimLine]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _RowFacts:
+    """A row's facts over its seeds."""
+
+    facts: list[Facts]
+    missing: str | None  # why there is no record
+
+
+class Reporter:
+    """Looks up what is known about a table's rows."""
+
+    def __init__(self, table: Table, asked: Asked, stores: Sequence[Store]) -> None:
+        self.table = table
+        self.asked = asked
+        self.stores = stores
+        self.budget = asked.budget or self._largest_budget()
+
+    def _largest_budget(self) -> str:
+        """Return the largest budget with a current record; the table's default where there is none."""
+        present = {record.budget for store in self.stores for record in store.records()}
+        for budget in BUDGETS:
+            if budget in present and any(
+                self.find(self.cell(row, budget, seed))
+                for row in self.table.rows
+                for seed in self.seeds
+            ):
+                return budget
+        return self.table.budget
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds the report is over."""
+        return self.asked.seeds if self.asked.seeds is not None else self.table.seeds
+
+    def cell(self, row: str, budget: str, seed: int) -> Cell:
+        """Return the run behind a row."""
+        config = self.asked.config(self.table, row, budget, seed)
+        return Cell(self.table.id, self.table.cell_of(row), seed, config, self.asked.overrides)
+
+    def find(self, cell: Cell) -> Record | None:
+        """Return the cell's record from the first store that has it."""
+        for store in self.stores:
+            if record := store.find(cell.signature, None):
+                return record
+        return None
+
+    def shapes(self, cell: Cell) -> list[LayerShape] | None:
+        """Layer shapes of the cell's network, packaged or traced by an earlier run."""
+        key = shape_key(cell.config["model"], cell.config["data"]["input_size"])
+        return read_shapes(key, [PACKAGED, *(store.shapes for store in self.stores)])
+
+    def row(self, name: str) -> _RowFacts:
+        """Collect the facts of one row for every seed that has a record, or those known without."""
+        row, missing = self.table.rows[name], None
+        facts = []
+        for seed in self.seeds:
+            cell = self.cell(name, self.budget, seed)
+            record, phase = self.find(cell), None
+            if record is not None:
+                phase = self._phase(name, record, seed)
+                if phase is None:
+                    updates = len(record.phases) - 1
+                    missing = f"the run ended after {updates} bit-width updates, or its reference has not run"
+                    continue
+            shapes = self.shapes(cell)
+            bits = self._bits(cell, shapes, record, phase, row.cost_bits)
+            hardware = hardware_of(cell.config)
+            facts.append(Facts(shapes, bits, hardware, record, phase, row.cost_bits))
+        return _RowFacts(facts, row.reason or missing)
+
+    def _phase(self, name: str, record: Record, seed: int) -> Phase | None:
+        wanted, reference = self.table.rows[name].phase, self.table.rows[name].reference
+        if wanted == "final":
+            assert reference is not None, "checked when the table was read"
+            return self._final(reference, record, seed)
+        if wanted >= len(record.phases):
+            return None
+        return record.phases[wanted]
+
+    def _final(self, reference: str, record: Record, seed: int) -> Phase | None:
+        """Choose the run's result: the last phase close enough to the reference on held-out images.
+
+        Where none is, the first quantized phase (papers/ad.md 2.4); test images play no part.
+        """
+        assert self.table.final_within_pp is not None, "checked when the table was read"
+        found = self.find(self.cell(reference, self.budget, seed))
+        if found is None or len(record.phases) < 2:
+            return None
+        allowed = self.table.final_within_pp[self.table.scale(self.budget)]
+        least = found.history[-1].val_top1_pct - allowed
+        for phase in reversed(record.phases[1:]):
+            if record.history[phase.first_epoch + phase.epochs - 1].val_top1_pct >= least:
+                return phase
+        return record.phases[1]
+
+    def _bits(
+        self,
+        cell: Cell,
+        shapes: list[LayerShape] | None,
+        record: Record | None,
+        phase: Phase | None,
+        cost_bits: int | None,
+    ) -> dict[str, Bits] | None:
+        if shapes is None:
+            return None
+        if cost_bits is not None:
+            return uniform(shapes, cost_bits)
+        if record is not None and phase is not None:
+            return phase.bit_map
+        return planned_bits(cell, shapes)
+
+    def measured(self, name: str, column: str) -> Measured | None:
+        """Return a row's number over its seeds."""
+        about = COLUMNS[column]
+        values, records = [], []
+        for facts in self.row_facts(name).facts:
+            value = about.value(facts)
+            if value is not None:
+                values.append(value)
+                records.append(facts.record)
+        if not values:
+            return None
+        kept = [record for record in records if record is not None]
+        from_run = about.trained or bool(kept and kept[0].config["quantizer"]["learns_bits"])
+        if not from_run:
+            budget = COMPUTED if self.budget == "paper" else self.budget
+            return Measured((values[0],), budget, None)
+        data = kept[0].data
+        return Measured(tuple(values), self.budget, data.title, original_data=not data.variant)
+
+    def row_facts(self, name: str) -> _RowFacts:
+        """Facts of a row, looked up once."""
+        cache = self.__dict__.setdefault("_rows", {})
+        if name not in cache:
+            cache[name] = self.row(name)
+        facts: _RowFacts = cache[name]
+        return facts
+
+    def entry(self, name: str, column: str) -> Entry:
+        """Judge one row and column."""
+        row = self.table.rows[name]
+        measured = self.measured(name, column)
+        published = row.published.get(column)
+        verdict = judge(published, measured, self.table.columns[column], len(self.table.seeds))
+        reason = verdict.reason
+        if measured is None:
+            reason = self.row_facts(name).missing or reason
+        return Entry(
+            row=name,
+            label=row.label,
+            column=column,
+            unit=COLUMNS[column].unit,
+            published=_published(published) if published and published.counts else None,
+            hint=_published(published) if published and not published.counts else None,
+            measured=self._out(name, measured),
+            verdict=verdict.word,
+            reason=reason or (published.reason if published else None),
+        )
+
+    def _out(self, name: str, measured: Measured | None) -> MeasuredOut | None:
+        if measured is None:
+            return None
+        kept = [f.record.name for f in self.row_facts(name).facts if f.record is not None]
+        return MeasuredOut(
+            mean=measured.mean,
+            std=measured.std,
+            n=measured.n,
+            budget=measured.budget,
+            data=measured.data,
+            records=kept if measured.data else [],
+        )
+
+    def claim(self, name: str, claim: Claim) -> ClaimLine:
+        """Judge one claim over the mean values of its rows."""
+        scale = self.table.scale(self.budget)
+        bound, shown = claim.holds.get(scale), claim.rows[-1]
+        measured = [self.measured(row, claim.column) for row in claim.rows]
+        reached = [m for m in measured if m is not None]
+        out, value, reason = None, None, None
+        if claim.kind == "drop" and reached:
+            assert claim.reference is not None, f"claim {name}: a drop needs its reference row"
+            reference = self.measured(claim.reference, claim.column)
+            if reference is not None and reference.n == reached[-1].n:
+                drops = [
+                    a - b for a, b in zip(reference.values, reached[-1].values, strict=True)
+                ]
+                out = Measured(tuple(drops), self.budget, reached[-1].data)
+        elif claim.kind == "largest" and reached:
+            out = max(reached, key=lambda m: m.mean)
+        elif reached:
+            out = reached[-1]
+        if out is None:
+            verdict, reason = "not judged", "not run"
+        elif bound is None:
+            verdict, reason = "not judged", f"no tolerance for budget {self.budget}"
+        else:
+            value = out.mean
+            good = holds([m.mean for m in reached], value, bound)
+            verdict = "holds" if good else "does not hold"
+            if out.data and out.n < len(self.table.seeds):
+                reason = f"{out.n} of {len(self.table.seeds)} seeds"
+        return ClaimLine(
+            claim=name,
+            text=claim.text,
+            source=claim.source,
+            row=shown,
+            column=claim.column,
+            unit=claim.unit,
+            claimed=claim.value,
+            measured=self._out(shown, out),
+            bound=_bound(bound.min, bound.max, bound.rising) if bound else None,
+            verdict=verdict,
+            reason=reason,
+        )
+
+    def report(self) -> Report:
+        """Build the whole report."""
+        rows = self.asked.chosen_rows(self.table)
+        return Report(
+            table=self.table.id,
+            title=self.table.title,
+            paper=self.table.paper,
+            source=self.table.source,
+            budget=self.budget,
+            rows=[self.entry(row, column) for row in rows for column in self.table.columns],
+            claims=[self.claim(name, claim) for name, claim in self.table.claims.items()],
+            notes=list(self.table.notes),
+        )
+
+
+def planned_bits(cell: Cell, shapes: Sequence[LayerShape]) -> dict[str, Bits] | None:
+    """Bit-widths that a config fixes before any training; None where training finds them."""
+    config = cell.config
+    if config["quantizer"]["learns_bits"]:
+        return None
+    if config["quantizer"]["callback"] is None:
+        return uniform(shapes, FLOAT_BITS)
+    bits = config["bits"]
+    return bit_map(
+        [layer.name for layer in shapes],
+        inner=Bits(*bits["inner"]),
+        ends=Bits(*bits["ends"]) if bits["ends"] else None,
+        layers={name: Bits(*pair) for name, pair in bits["layers"].items()},
+    )
+
+
+def _published(published: Published) -> PublishedOut | None:
+    if published.value is None:
+        return None
+    return PublishedOut(
+        value=published.value, source=str(published.source), confidence=str(published.confidence)
+    )
+
+
+def _bound(least: float | None, most: float | None, rising: bool) -> str:
+    """Word a bound.
+
+    >>> _bound(1.8, None, True), _bound(0.4, 0.6, False)
+    ('at least 1.8, rising', '0.4 to 0.6')
+    """
+    if least is not None and most is not None:
+        words = f"{least:g} to {most:g}"
+    else:
+        words = f"at least {least:g}" if least is not None else f"at most {most:g}"
+    return f"{words}, rising" if rising else words

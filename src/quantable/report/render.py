@@ -1,0 +1,202 @@
+"""One report, several faces: terminal, Markdown, CSV, JSON, all from the same entries."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from quantable.columns import COLUMNS
+from quantable.report.model import ClaimLine, Entry, MeasuredOut, Report
+
+COLOURS = {
+    "match": "green",
+    "holds": "green",
+    "above": "yellow",
+    "below": "yellow",
+    "does not hold": "red",
+}
+
+
+def number(value: float, decimals: int) -> str:
+    """Fixed decimals, thousands in groups, a true minus.
+
+    >>> number(-1234.5, 1)
+    '−1,234.5'
+    """
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def measured_text(measured: MeasuredOut | None, decimals: int) -> str:
+    """Mean, standard deviation and number of seeds; a dash where nothing was measured.
+
+    >>> ours = MeasuredOut(mean=67.4, std=0.1, n=3, budget="cpu", data="CIFAR-10", records=[])
+    >>> measured_text(ours, 1)
+    '67.4 ± 0.1 (n=3)'
+    """
+    if measured is None:
+        return "–"
+    text = number(measured.mean, decimals)
+    if measured.std is not None:
+        text += f" ± {number(measured.std, decimals)} (n={measured.n})"
+    return text
+
+
+def heading(column: str) -> str:
+    """Title of a column with its unit."""
+    about = COLUMNS[column]
+    return f"{about.title} [{about.unit}]" if about.unit != "1" else about.title
+
+
+def _by_row(report: Report) -> dict[str, list[Entry]]:
+    rows: dict[str, list[Entry]] = {}
+    for entry in report.rows:
+        rows.setdefault(entry.row, []).append(entry)
+    return rows
+
+
+def _references(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> tuple[str, list[str]]:
+    """Say what the paper says about one row, and how we judge it."""
+    said, words = [], []
+    for entry in entries:
+        if entry.published:
+            place = COLUMNS[entry.column]
+            said.append(f"{place.title} {number(entry.published.value, place.decimals)} {place.unit}")
+            words.append(entry.verdict)
+    for claim in claims:
+        claimed = f" {claim.claimed:g} {claim.unit}" if claim.claimed is not None else ""
+        said.append(f"{claim.claim}{claimed}")
+        words.append(f"{claim.claim} {claim.verdict}")
+    if not words:
+        words = sorted({entry.verdict for entry in entries}, key=len)[:1]
+    return "; ".join(said) or "none", words
+
+
+def _grid(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the main table, as text."""
+    rows = _by_row(report)
+    columns = list(dict.fromkeys(entry.column for entry in report.rows))
+    head = ["row", *map(heading, columns), "published or claimed", "verdict"]
+    body = []
+    for name, entries in rows.items():
+        values = [measured_text(e.measured, COLUMNS[e.column].decimals) for e in entries]
+        claims = [claim for claim in report.claims if claim.row == name]
+        said, words = _references(entries, claims)
+        body.append([entries[0].label, *values, said, "; ".join(words)])
+    return head, body
+
+
+def _claim_lines(report: Report) -> tuple[list[str], list[list[str]]]:
+    head = ["claim", "what the paper says", "claimed", "measured", "holds when", "verdict"]
+    body = []
+    for claim in report.claims:
+        claimed = f"{claim.claimed:g} {claim.unit}" if claim.claimed is not None else "–"
+        text = measured_text(claim.measured, COLUMNS[claim.column].decimals)
+        measured = f"{text} {claim.unit}" if claim.measured else text
+        verdict = f"{claim.verdict} ({claim.reason})" if claim.reason else claim.verdict
+        body.append([claim.claim, claim.text, claimed, measured, claim.bound or "–", verdict])
+    return head, body
+
+
+def protocol(report: Report) -> str:
+    """One line: under which budget and on which data the numbers were obtained."""
+    seen = [entry.measured for entry in report.rows if entry.measured]
+    data = sorted({m.data for m in seen if m.data}) or ["no data needed or none run"]
+    seeds = sorted({m.n for m in seen if m.data})
+    words = f"budget {report.budget}; data {', '.join(data)}"
+    if seeds:
+        words += f"; seeds {' to '.join(str(n) for n in {seeds[0]: 0, seeds[-1]: 0})}"
+    return words
+
+
+def reasons(report: Report) -> list[str]:
+    """Say once for each row why a number is missing or cannot be judged."""
+    found: dict[str, None] = {}
+    for entry in report.rows:
+        if entry.reason and (entry.measured is None or entry.published):
+            found[f"{entry.label}: {entry.reason}"] = None
+    return list(found)
+
+
+def terminal(report: Report) -> str:
+    """Tables for a terminal; returned as text with its colour codes where the terminal has colours."""
+    out = io.StringIO()
+    shown = Console()
+    console = Console(
+        file=out,
+        width=shown.width if shown.is_terminal else 200,
+        force_terminal=shown.is_terminal,
+    )
+    for title, (head, body) in [
+        (f"{report.table}: {report.title}", _grid(report)),
+        ("Claims", _claim_lines(report)),
+    ]:
+        if not body:
+            continue
+        grid = Grid(title=escape(title), title_justify="left", title_style="bold")
+        for i, name in enumerate(head):
+            words = i == 0 or name in ("published or claimed", "verdict", "what the paper says")
+            grid.add_column(escape(name), justify="left" if words else "right", overflow="fold")
+        for line in body:
+            colour = next((c for word, c in COLOURS.items() if line[-1].endswith(word)), None)
+            *cells, verdict = map(escape, line)
+            grid.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
+        console.print(grid)
+    console.print(f"Protocol: {protocol(report)}.", highlight=False)
+    for note in [*reasons(report), *report.notes]:
+        console.print(f"- {note}", highlight=False, markup=False)
+    return out.getvalue().rstrip("\n")
+
+
+def _markdown_table(head: list[str], body: list[list[str]]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = "|" + "---|" * len(head)
+    return "\n".join([line(head), rule, *map(line, body)])
+
+
+def markdown(report: Report) -> str:
+    """Write the same tables as Markdown."""
+    parts = [f"## {report.table}: {report.title}", f"{report.source}. Protocol: {protocol(report)}."]
+    parts.append(_markdown_table(*_grid(report)))
+    if report.claims:
+        parts.append(_markdown_table(*_claim_lines(report)))
+    notes = [*reasons(report), *report.notes]
+    if notes:
+        parts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts)
+
+
+def comma_separated(report: Report) -> str:
+    """One line per row and column, nested fields flattened."""
+    out = io.StringIO()
+    fields = ["row", "column", "unit"]
+    fields += [f"published_{key}" for key in ("value", "source", "confidence")]
+    fields += [f"measured_{key}" for key in ("mean", "std", "n", "budget", "data")]
+    writer = csv.DictWriter(out, [*fields, "verdict", "reason"], lineterminator="\n")
+    writer.writeheader()
+    for entry in report.rows:
+        line = entry.model_dump(include={"row", "column", "unit", "verdict", "reason"})
+        for part in ("published", "measured"):
+            nested = getattr(entry, part)
+            for key, value in (nested.model_dump() if nested else {}).items():
+                if f"{part}_{key}" in fields:
+                    line[f"{part}_{key}"] = value
+        writer.writerow(line)
+    return out.getvalue().rstrip("\n")
+
+
+def as_json(report: Report) -> str:
+    """Write the whole report as one JSON document (schema: ``quantable.report.model.Report``)."""
+    return report.model_dump_json(indent=1)
+
+
+FORMATS: dict[str, Callable[[Report], str]] = {
+    "terminal": terminal,
+    "markdown": markdown,
+    "csv": comma_separated,
+    "json": as_json,
+}

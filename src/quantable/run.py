@@ -1,0 +1,210 @@
+"""One cell: its complete config in, its record out. The only module that unpacks a config."""
+
+import logging
+import platform
+import subprocess
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from quantable.classifier import Classifier, Evaluate, Keep, Stream, Tell
+from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
+from quantable.config import ROOT
+from quantable.data.images import Images
+from quantable.layers import FLOAT_BITS, LayerShape
+from quantable.quantize import Quantize
+from quantable.record import DataFacts, Epoch, Phase, Provenance, Record, cell_name
+from quantable.shapes import PACKAGED, read_shapes, shape_key, write_shapes
+from quantable.store import Store
+from quantable.table import Cell
+from quantable.trace import layer_shapes
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "numpy")
+
+
+def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
+    """Train one cell, or take it up where it was left, and return its record."""
+    config = dict(cell.config)
+    folder = store.cell(cell_name(cell.signature, variant))
+    folder.mkdir(parents=True, exist_ok=True)
+    if config["trainer"]["threads"]:
+        torch.set_num_threads(config["trainer"]["threads"])
+    pl.seed_everything(cell.seed, verbose=False)
+
+    images: Images = instantiate(config["data"]["loader"])
+    images.load()
+    net: nn.Module = instantiate(config["model"]["net"])
+    recipe = config["recipe"]
+    if recipe["channels_last"]:
+        net = net.to(memory_format=torch.channels_last)
+    shapes = layer_shapes(net, images.input_size)
+    _keep_shapes(config, shapes, store)
+    module = Classifier(
+        net,
+        input_size=images.input_size,
+        optimizer=instantiate(recipe["optimizer"]),
+        schedule=instantiate(recipe["schedule"]),
+        epochs=recipe["epochs"],
+    )
+    quantize: Quantize | None = None
+    if config["quantizer"]["callback"] is not None:
+        quantize = instantiate(config["quantizer"]["callback"])
+        assert quantize is not None
+        quantize.attach(net, images.input_size)
+    keep = Keep(folder / "last.ckpt", config["trainer"]["checkpoint_seconds"], quantize)
+    keep.restore(module)
+    if recipe["compile"]:
+        net.compile()
+
+    trainer = _trainer(config)
+    device = trainer.strategy.root_device
+    loading = {
+        "batch_size": recipe["batch_size"],
+        "device": device,
+        "channels_last": recipe["channels_last"],
+    }
+    # The epoch's history line first, then the method's word on it, then the checkpoint.
+    ordered = [Evaluate(images, tell, **loading), quantize, keep]
+    trainer.callbacks.extend(callback for callback in ordered if callback is not None)
+    with warnings.catch_warnings():
+        # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        trainer.fit(module, train_dataloaders=Stream(module, images, seed=cell.seed, **loading))
+    return _record(cell, images, shapes, module, quantize, keep, device)
+
+
+def _trainer(config: dict[str, Any]) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator=config["trainer"]["accelerator"],
+        devices=1,
+        precision=config["recipe"]["precision"],
+        max_epochs=-1,  # the module's phases end the run
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _keep_shapes(config: dict[str, Any], shapes: Sequence[LayerShape], store: Store) -> None:
+    """Trace once: what plan and report need without torch."""
+    key = shape_key(config["model"], config["data"]["input_size"])
+    if read_shapes(key, [PACKAGED, store.shapes]) is None:
+        write_shapes(key, shapes, store.shapes)
+
+
+def _record(
+    cell: Cell,
+    images: Images,
+    shapes: Sequence[LayerShape],
+    module: Classifier,
+    quantize: Quantize | None,
+    keep: Keep,
+    device: torch.device,
+) -> Record:
+    history = [Epoch.model_validate(line) for line in module.history]
+    fixed = quantize.bits if quantize else uniform(shapes, FLOAT_BITS)
+    phases = _phases(history, {name: (b.weight, b.act) for name, b in fixed.items()})
+    hardware = hardware_of(cell.config)
+    _add_complexity(history, phases, shapes, hardware, cell.config["recipe"]["epochs"])
+    best = max(history, key=lambda epoch: epoch.val_top1_pct)
+    facts = Facts(shapes, phases[-1].bit_map, hardware)
+    return Record(
+        signature=cell.signature,
+        table=cell.table,
+        row=cell.row,
+        seed=cell.seed,
+        budget=cell.config["budget"]["name"],
+        config=dict(cell.config) | {"seed": cell.seed},
+        data=DataFacts(
+            title=images.title,
+            variant=images.variant,
+            sizes=dict(images.sizes),
+            sha256=images.sha256,
+        ),
+        metrics={"last": _metrics(history[-1]), "best": _metrics(best)},
+        phases=phases,
+        costs={name: column.value(facts) for name, column in COLUMNS.items() if not column.trained},
+        history=history,
+        provenance=_provenance(cell, keep, device),
+    )
+
+
+def _metrics(epoch: Epoch) -> dict[str, float]:
+    names = ("epoch", "test_top1_pct", "val_top1_pct", "test_loss", "train_loss")
+    return {name: getattr(epoch, name) for name in names}
+
+
+def _phases(history: Sequence[Epoch], fixed: dict[str, tuple[int, int]]) -> list[Phase]:
+    """Group the history by phase; widths that do not change in training are ``fixed``."""
+    phases: list[Phase] = []
+    for epoch in history:
+        if not phases or phases[-1].index != epoch.phase:
+            bits = epoch.bits or fixed
+            phases.append(Phase(index=epoch.phase, first_epoch=epoch.epoch, epochs=0, bits=bits))
+        phases[-1].epochs += 1
+    return phases
+
+
+def _add_complexity(
+    history: Sequence[Epoch],
+    phases: Sequence[Phase],
+    shapes: Sequence[LayerShape],
+    hardware: Hardware,
+    baseline_epochs: int,
+) -> None:
+    """Write the training complexity of the epochs so far beside each epoch."""
+    for epoch in history:
+        done = [
+            (min(phase.epochs, epoch.epoch - phase.first_epoch + 1), phase.bit_map)
+            for phase in phases[: epoch.phase + 1]
+        ]
+        epoch.training_complexity = complexity(done, shapes, hardware, baseline_epochs)
+
+
+def _provenance(cell: Cell, keep: Keep, device: torch.device) -> Provenance:
+    commit, clean = _commit()
+    on_gpu = device.type == "cuda"
+    return Provenance(
+        commit=commit,
+        clean=clean,
+        command=cell.command,
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        device=torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        threads=torch.get_num_threads(),
+        wall_seconds=round(keep.total_seconds(), 1),
+        resumed=keep.resumed,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _processor() -> str:
+    """Model of the CPU, as the system calls it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({torch.backends.cpu.get_cpu_capability()})"
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> tuple[str, bool]:
+    """Commit of the checkout and whether it has no uncommitted change; ("unknown", False) elsewhere."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+    try:
+        return git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "src", "conf") == ""
+    except FileNotFoundError:  # no git on this machine
+        return "unknown", False

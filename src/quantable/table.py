@@ -1,0 +1,249 @@
+"""Table files: what a paper's table claims, row by row, and the run configs it stands for.
+
+This is the only reader of ``conf/table``; its schema is the documentation of the format.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from quantable.columns import COLUMNS
+from quantable.config import CONF, compose_run, signature
+from quantable.names import UserError, unknown
+
+TABLES = CONF / "table"
+BUDGETS = ("paper", "gpu", "cpu", "smoke")  # from the largest to the smallest
+
+Budget = Literal["paper", "gpu", "cpu", "smoke"]
+Confidence = Literal["published", "proved", "recollected", "derived"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Published(_Strict):
+    """A number of the paper, or why there is none."""
+
+    value: float | None
+    source: str | None = None
+    confidence: Confidence | None = None
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.value is None and not self.reason:
+            raise ValueError("a null value needs its reason")
+        if self.value is not None and not (self.source and self.confidence):
+            raise ValueError("a value needs source and confidence")
+        return self
+
+    @property
+    def counts(self) -> bool:
+        """Whether a verdict may rest on it: recollected and derived numbers are hints only."""
+        return self.value is not None and self.confidence in ("published", "proved")
+
+
+class Tolerance(_Strict):
+    """How far apart two numbers may be and still match: absolute (the column's unit) or relative."""
+
+    abs: float | None = Field(default=None, gt=0)
+    rel: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.abs is None) == (self.rel is None):
+            raise ValueError("give exactly one of abs and rel")
+        return self
+
+    def around(self, value: float) -> float:
+        """Half width of the matching interval around ``value``."""
+        return self.abs if self.abs is not None else abs(value) * (self.rel or 0.0)
+
+
+class Row(_Strict):
+    """One line of a table: a run of its own (``overrides``), or a phase of another row's run (``cell``)."""
+
+    label: str
+    overrides: tuple[str, ...] | None = None
+    budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)  # after the table's own
+    cell: str | None = None
+    phase: int | Literal["final"] = -1  # of the run; -1 is the last one
+    reference: str | None = None  # with phase final: the row whose held-out accuracy is the measure
+    cost_bits: int | None = Field(default=None, ge=1, le=16)  # cost every layer at this width
+    train: bool = True  # false: only arithmetic, or a run that another table trains
+    reason: str | None = None  # shown where a number is missing
+    published: dict[str, Published] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.overrides is None) == (self.cell is None):
+            raise ValueError("give exactly one of overrides and cell")
+        if (self.phase == "final") != (self.reference is not None):
+            raise ValueError("phase: final and reference go together")
+        return self
+
+
+class Bound(_Strict):
+    """When a claim holds: closed bounds, and whether the rows must rise from each to the next."""
+
+    min: float | None = None
+    max: float | None = None
+    rising: bool = False
+
+
+class Claim(_Strict):
+    """A sentence of the paper as a check over rows."""
+
+    text: str
+    source: str
+    value: float | None  # what the paper says, null where it gives no number
+    unit: str
+    kind: Literal["value", "largest", "drop"]  # drop: the reference row minus this row
+    column: str
+    rows: tuple[str, ...]
+    reference: str | None = None
+    holds: dict[Literal["full", "cpu"], Bound]  # full: budgets paper and gpu; cpu: cpu and smoke
+
+
+class Table(_Strict):
+    """One table of a paper (``conf/table/<id>.yaml``)."""
+
+    id: str
+    paper: str  # key in docs/papers.bib
+    title: str
+    source: str
+    budget: Budget  # the default
+    seeds: tuple[int, ...]
+    base: tuple[str, ...]
+    budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)
+    columns: dict[str, Tolerance | None]
+    rows: dict[str, Row]
+    final_within_pp: dict[Literal["full", "cpu"], float] | None = None
+    claims: dict[str, Claim] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        rows, where = list(self.rows), f"conf/table/{self.id}.yaml"
+        asked: list[tuple[str, str, Sequence[str]]] = [
+            ("column", name, list(COLUMNS)) for name in self.columns
+        ]
+        for row in self.rows.values():
+            asked += [("row", name, rows) for name in (row.cell, row.reference) if name]
+            asked += [("column", name, list(self.columns)) for name in row.published]
+        for claim in self.claims.values():
+            asked += [("row", name, rows) for name in claim.rows]
+            asked += [("row", claim.reference, rows)] if claim.reference else []
+            asked.append(("column", claim.column, list(COLUMNS)))
+        for kind, name, known in asked:
+            if name not in known:
+                raise unknown(kind, name, known, where)
+        if self.final_within_pp is None and any(r.phase == "final" for r in self.rows.values()):
+            raise ValueError("a row with phase: final needs final_within_pp")
+        return self
+
+    def cell_of(self, row: str) -> str:
+        """Name of the row whose run ``row`` shows."""
+        return self.rows[row].cell or row
+
+    def scale(self, budget: str) -> Literal["full", "cpu"]:
+        """Which tolerances a budget is judged by."""
+        return "full" if budget in ("paper", "gpu") else "cpu"
+
+
+def table_names() -> list[str]:
+    """Names of all table files."""
+    return sorted(path.stem for path in TABLES.glob("*.yaml"))
+
+
+def load_table(name: str) -> Table:
+    """Read ``conf/table/<name>.yaml``; an unknown or missing key is an error."""
+    if name not in table_names():
+        raise unknown("table", name, table_names(), "command line")
+    return read_table(TABLES / f"{name}.yaml")
+
+
+def read_table(path: Path) -> Table:
+    """Read and check one table file."""
+    content = yaml.safe_load(path.read_text())
+    try:
+        return Table.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            place = ".".join(str(part) for part in fault["loc"])
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(message if message.startswith("conf/") else f"{path}: {place}: {message}")
+        raise UserError("\n".join(lines)) from error
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table: a row's complete config for one seed."""
+
+    table: str | None
+    row: str
+    seed: int
+    config: Mapping[str, Any]
+    overrides: tuple[str, ...]
+
+    @cached_property
+    def signature(self) -> str:
+        """Name of the question this cell asks."""
+        return signature(self.config)
+
+    @property
+    def command(self) -> str:
+        """Words that run this cell alone."""
+        words = [f"budget={self.config['budget']['name']}", f"seed={self.seed}", *self.overrides]
+        if self.table:
+            words = [f"+table={self.table}", f"rows={self.row}", *words]
+        return shlex.join(["python", "reproduce/run.py", *words])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked of a table: overrides that win over everything, and filters."""
+
+    overrides: tuple[str, ...] = ()
+    budget: str | None = None
+    rows: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    _cache: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    def config(self, table: Table, row: str, budget: str, seed: int) -> dict[str, Any]:
+        """Compose a row: run.yaml, table base and budget, row and its budget, the user's words last."""
+        key = (table.id, table.cell_of(row), budget)
+        if key not in self._cache:
+            run = table.rows[table.cell_of(row)]
+            words = [f"budget={budget}", *table.base, *table.budgets.get(budget, ())]  # type: ignore[call-overload]
+            words += [*(run.overrides or ()), *run.budgets.get(budget, ())]  # type: ignore[call-overload]
+            self._cache[key] = compose_run([*words, *self.overrides])
+        return self._cache[key] | {"seed": seed}
+
+    def chosen_rows(self, table: Table) -> list[str]:
+        """Rows the user asked for, in the table's order; an unknown one is an error."""
+        for name in self.rows or ():
+            if name not in table.rows:
+                raise unknown("row", name, table.rows, f"table {table.id}")
+        return [name for name in table.rows if self.rows is None or name in self.rows]
+
+    def cells(self, table: Table) -> list[Cell]:
+        """Every run that the asked rows need, each once, rows before seeds."""
+        budget = self.budget or table.budget
+        names = dict.fromkeys(table.cell_of(row) for row in self.chosen_rows(table))
+        trained = [name for name in names if table.rows[name].train]
+        cells = {}
+        for seed in self.seeds if self.seeds is not None else table.seeds:
+            for name in trained:
+                config = self.config(table, name, budget, seed)
+                cell = Cell(table.id, name, seed, config, self.overrides)
+                cells.setdefault(cell.signature, cell)
+        return list(cells.values())

@@ -1,0 +1,90 @@
+"""Verdicts: a published number beside measured ones, and claims beside rows. Computed, never stored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from quantable.table import Bound, Published, Tolerance
+
+COMPUTED = "computed"  # the budget of a number that follows from shapes and bit-widths alone
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Our number over seeds, with its unit given by the column; ``std`` needs two of them."""
+
+    values: tuple[float, ...]
+    budget: str
+    data: str | None  # title of the data set, with its variant; None where no data was needed
+    original_data: bool = True
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return mean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds (n - 1)."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One word, and the reason where the word alone does not say it."""
+
+    word: str
+    reason: str | None = None
+
+
+def judge(
+    published: Published | None,
+    measured: Measured | None,
+    tolerance: Tolerance | None,
+    seeds_needed: int,
+) -> Verdict:
+    """Set a measured number beside the published one.
+
+    >>> known = Published(value=110.154, source="Table V", confidence="proved")
+    >>> ours = Measured((110.155,), budget=COMPUTED, data=None)
+    >>> judge(known, ours, Tolerance(rel=0.0002), seeds_needed=1).word
+    'match'
+    >>> judge(known, None, Tolerance(rel=0.0002), seeds_needed=1).word
+    'not run'
+    """
+    if measured is None:
+        return Verdict("not run")
+    if published is None or published.value is None:
+        return Verdict("no published value", published.reason if published else None)
+    if not published.counts:
+        return Verdict("no published value", f"only {published.confidence}: {published.source}")
+    if measured.budget not in (COMPUTED, "paper"):
+        return Verdict("not comparable", f"budget {measured.budget} is not the paper's size")
+    if not measured.original_data:
+        return Verdict("not comparable", f"{measured.data} is a lossy copy of the paper's data")
+    if measured.budget == "paper" and measured.n < seeds_needed:
+        return Verdict("incomplete", f"{measured.n} of {seeds_needed} seeds")
+    if tolerance is None:
+        return Verdict("not judged", "the column has no tolerance")
+    difference = measured.mean - published.value
+    if abs(difference) <= tolerance.around(published.value):
+        return Verdict("match")
+    return Verdict("above" if difference > 0 else "below")
+
+
+def holds(values: Sequence[float], value: float, bound: Bound) -> bool:
+    """Whether ``value`` (from the rows' ``values``) lies within the bound, and the rows rise if they must.
+
+    >>> holds([2.0, 3.0], 3.0, Bound(min=1.8, rising=True)), holds([2.0, 1.9], 2.0, Bound(rising=True))
+    (True, False)
+    """
+    if bound.rising and any(b <= a for a, b in zip(values, values[1:], strict=False)):
+        return False
+    low = bound.min if bound.min is not None else float("-inf")
+    high = bound.max if bound.max is not None else float("inf")
+    return low <= value <= high

@@ -1,0 +1,55 @@
+"""Write the packaged layer shapes: one JSON for each network that the tables need.
+
+Run `python tools/make_shapes.py` after a change of NETWORKS or of a network; a test compares the
+files with the networks.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from quantable.shapes import PACKAGED, shape_key, write_shapes
+from quantable.trace import layer_shapes
+
+CONF = Path(__file__).parents[1] / "conf" / "model"
+
+# (conf/model, arguments of net that differ from its file, classes, input size c, h, w)
+NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
+    ("resnet8_cifar", {}, 10, (1, 28, 28)),
+    ("resnet8_cifar", {"shortcuts": "all"}, 10, (1, 28, 28)),
+    ("resnet20_cifar", {}, 10, (3, 32, 32)),
+    ("resnet20_cifar", {"shortcuts": "all"}, 10, (3, 32, 32)),
+    ("vgg19_cifar", {}, 10, (3, 32, 32)),
+    ("vgg19_cifar", {"width": 0.25}, 10, (3, 32, 32)),
+    ("resnet18_cifar", {}, 10, (3, 32, 32)),
+    ("resnet18_cifar", {}, 100, (3, 32, 32)),
+    ("resnet18_cifar", {"shortcuts": "all"}, 10, (3, 32, 32)),
+    ("resnet18_cifar", {"shortcuts": "all"}, 100, (3, 32, 32)),
+    ("resnet18_cifar", {"shortcuts": "all"}, 200, (3, 32, 32)),
+    ("resnet18_cifar", {"shortcuts": "all"}, 200, (3, 64, 64)),
+    ("resnet18_cifar", {"shortcuts": "all", "width": 0.25}, 10, (3, 32, 32)),
+]
+
+
+def models() -> Iterator[tuple[Mapping[str, Any], tuple[int, int, int]]]:
+    """The resolved ``model`` group and the input size of every network in NETWORKS."""
+    for name, net, classes, input_size in NETWORKS:
+        model = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), {"net": net})
+        data = {"classes": classes, "input_size": input_size}
+        config = OmegaConf.create({"data": data, "model": model})
+        yield OmegaConf.to_container(config, resolve=True)["model"], input_size
+
+
+def main() -> None:
+    """Trace every network and print what was written."""
+    for model, input_size in models():
+        shapes = layer_shapes(instantiate(model["net"]), input_size)
+        path = write_shapes(shape_key(model, input_size), shapes, PACKAGED)
+        print(f"{sum(shape.macs for shape in shapes):>13,} MACs  {path.name}")
+
+
+if __name__ == "__main__":
+    main()
