@@ -178,10 +178,14 @@ class Evaluate(pl.Callback):
 class Keep(pl.Callback):
     """Counts epochs, ends the run with its last phase, and writes the checkpoint by rename."""
 
-    def __init__(self, path: Path, every_seconds: float, quantize: Quantize | None) -> None:
+    def __init__(
+        self, path: Path, *, every_seconds: float, quantize: Quantize | None, commit: str, clean: bool
+    ) -> None:
         self.path = path
         self.every_seconds = every_seconds
         self.quantize = quantize
+        self.commit = commit
+        self.clean = clean
         self.resumed = 0
         self.wall_seconds = 0.0
         self.saved = self.began = time.perf_counter()
@@ -228,8 +232,12 @@ class Keep(pl.Callback):
             "module": {name: getattr(module, name) for name in PROGRESS},
             "sums": module.sums,
             "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
-            "resumed": self.resumed,
-            "wall_seconds": self.total_seconds(),
+            "origin": {
+                "commit": self.commit,
+                "clean": self.clean,
+                "resumed": self.resumed,
+                "wall_seconds": self.total_seconds(),
+            },
         }
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         torch.save(state, temporary)
@@ -249,8 +257,11 @@ class Keep(pl.Callback):
             setattr(module, name, state["module"][name])
         module.sums.copy_(state["sums"])
         self.random = state["random"]
-        self.resumed = state["resumed"] + 1
-        self.wall_seconds = state["wall_seconds"]
+        origin = state["origin"]
+        self.clean &= origin["clean"] and origin["commit"] == self.commit
+        self.commit = origin["commit"]
+        self.resumed = origin["resumed"] + 1
+        self.wall_seconds = origin["wall_seconds"]
 
 
 PROGRESS = ("epoch", "batch", "phase", "phase_start", "phase_epochs", "finished", "history")

@@ -63,8 +63,8 @@ class DataFacts(_Part):
 class Provenance(_Part):
     """Where and how a record was made."""
 
-    commit: str
-    clean: bool
+    commit: str  # when the run began
+    clean: bool  # src/ and conf/ were as committed there, also whenever the run was taken up again
     command: str
     versions: dict[str, str]
     device: str

@@ -60,7 +60,14 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
         quantize = instantiate(config["quantizer"]["callback"])
         assert quantize is not None
         quantize.attach(net, images.input_size)
-    keep = Keep(folder / "last.ckpt", config["trainer"]["checkpoint_seconds"], quantize)
+    commit, clean = _commit()
+    keep = Keep(
+        folder / "last.ckpt",
+        every_seconds=config["trainer"]["checkpoint_seconds"],
+        quantize=quantize,
+        commit=commit,
+        clean=clean,
+    )
     keep.restore(module)
     if recipe["compile"]:
         net.compile()
@@ -172,11 +179,10 @@ def _add_complexity(
 
 
 def _provenance(cell: Cell, keep: Keep, device: torch.device) -> Provenance:
-    commit, clean = _commit()
     on_gpu = device.type == "cuda"
     return Provenance(
-        commit=commit,
-        clean=clean,
+        commit=keep.commit,
+        clean=keep.clean,
         command=cell.command,
         versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         device=torch.cuda.get_device_name(device) if on_gpu else _processor(),

@@ -109,7 +109,7 @@ class Claim(_Strict):
     column: str
     rows: tuple[str, ...]
     reference: str | None = None
-    holds: dict[Literal["full", "cpu"], Bound]  # full: budgets paper and gpu; cpu: cpu and smoke
+    holds: dict[Literal["full", "cpu"], Bound]  # full: budgets paper and gpu
 
 
 class Table(_Strict):
@@ -154,7 +154,7 @@ class Table(_Strict):
         return self.rows[row].cell or row
 
     def scale(self, budget: str) -> Literal["full", "cpu"]:
-        """Which tolerances a budget is judged by."""
+        """Which tolerances belong to a budget."""
         return "full" if budget in ("paper", "gpu") else "cpu"
 
 

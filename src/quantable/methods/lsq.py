@@ -122,8 +122,18 @@ class _LSQEager(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
         v, v_hat, step = ctx.saved_tensors
         r = v / step
-        # grad where -Q_N < r < Q_P, else 0 (Sec. 2.3)
-        grad_v = torch.ops.aten.hardtanh_backward(grad, r, ctx.q_min, ctx.q_max)
-        # s times Eq. 3, negated: v - v_hat inside and -v_hat outside, as grad_v is 0 there
-        terms = torch.mul(grad_v, v, out=r).addcmul_(grad, v_hat, value=-1)
-        return grad_v, terms.sum_to_size(step.shape) / -step, None, None
+        # grad where -Q_N < r < Q_P, else 0 (Sec. 2.3), over r
+        grad_v = torch.ops.aten.hardtanh_backward.grad_input(
+            grad, r, ctx.q_min, ctx.q_max, grad_input=r
+        )
+        # s times Eq. 3: v_hat - v inside and v_hat outside, as grad_v is 0 there
+        grad_step = (_sum_product(grad, v_hat, step) - _sum_product(grad_v, v, step)) / step
+        return grad_v, grad_step, None, None
+
+
+def _sum_product(a: Tensor, b: Tensor, step: Tensor) -> Tensor:
+    """Sum of ``a * b`` over the elements that share a step; per tensor without a temporary."""
+    if step.dim() > 0:
+        return (a * b).sum_to_size(step.shape)
+    order = sorted(range(a.dim()), key=a.stride, reverse=True)  # as in memory: flattens for free
+    return torch.dot(a.permute(order).flatten(), b.permute(order).flatten())

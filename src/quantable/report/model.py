@@ -276,8 +276,8 @@ class Reporter:
             out = reached[-1]
         if out is None:
             verdict, reason = "not judged", "not run"
-        elif bound is None:
-            verdict, reason = "not judged", f"no tolerance for budget {self.budget}"
+        elif bound is None or self.budget == "smoke":
+            verdict, reason = "not judged", f"budget {self.budget} proves nothing"
         else:
             value = out.mean
             good = holds([m.mean for m in reached], value, bound)

@@ -70,7 +70,9 @@ def _references(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> tuple[
         said.append(f"{claim.claim}{claimed}")
         words.append(f"{claim.claim} {claim.verdict}")
     if not words:
-        words = sorted({entry.verdict for entry in entries}, key=len)[:1]
+        ran = any(COLUMNS[entry.column].trained and entry.measured for entry in entries)
+        trained = any(COLUMNS[entry.column].trained for entry in entries)
+        words = ["no published value" if ran or not trained else "not run"]
     return "; ".join(said) or "none", words
 
 

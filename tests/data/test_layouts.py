@@ -1,0 +1,327 @@
+import gzip
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantable.data import layouts
+from quantable.data.layouts import find_layout, full_title, missing, probe_variant, set_present
+from quantable.names import UserError
+
+from conftest import file_bytes, write_cifar10, write_idx, write_parquet
+
+
+def by_place(arrays):
+    """Training images back in the order on disk: the split is a permutation of 12 rows."""
+    order = np.random.RandomState(0).permutation(12)
+    images = np.concatenate([arrays.images["train"], arrays.images["val"]])
+    labels = np.concatenate([arrays.labels["train"], arrays.labels["val"]])
+    back = np.argsort(order)
+    return images[back], labels[back]
+
+
+def parquet_set(root, pixels, labels, kind="PNG", names=("train", "test"), **kw):
+    items = [file_bytes(image, kind) for image in pixels]
+    for name in names:
+        write_parquet(root / f"{name}-00000-of-00001.parquet", items, labels.tolist(), **kw)
+
+
+def class_folders(root, pixels, labels, splits=("train", "test"), kind="png"):
+    for split in splits:
+        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            path = root / split / f"class{label}" / f"{i:02}.{kind}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+
+
+def test_cifar_pickles_hold_the_pixels_of_the_format(tmp_path, pixels, labels, image_set) -> None:
+    write_cifar10(tmp_path / "cifar-10-batches-py", pixels, labels)
+    arrays = image_set(tmp_path).read()
+    images, found = by_place(arrays)
+    np.testing.assert_array_equal(images, pixels)
+    np.testing.assert_array_equal(found, labels)
+    np.testing.assert_array_equal(arrays.images["test"], pixels)
+    assert probe_variant(tmp_path) == ""
+
+
+def test_cifar100_reads_the_fine_labels(tmp_path, pixels, labels, image_set) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    flat = pixels.transpose(0, 3, 1, 2).reshape(12, -1).copy()
+    batch = {b"data": flat, b"fine_labels": labels.tolist(), b"coarse_labels": [0] * 12}
+    for name in ("train", "test"):
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    np.testing.assert_array_equal(by_place(image_set(folder).read())[1], labels)
+
+
+@pytest.mark.parametrize("column", ["img", "image"])
+@pytest.mark.parametrize("label", ["label", "fine_label"])
+def test_parquet_of_the_hubs(tmp_path, pixels, labels, image_set, column, label) -> None:
+    parquet_set(tmp_path / "plain_text", pixels, labels, image=column, label=label)
+    images, found = by_place(image_set(tmp_path).read())
+    np.testing.assert_array_equal(images, pixels)
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_class_folders_number_classes_in_sorted_order(tmp_path, pixels, labels, image_set) -> None:
+    class_folders(tmp_path, pixels, labels, splits=("train", "val"))
+    images, found = by_place(image_set(tmp_path).read())
+    order = np.argsort(labels, kind="stable")
+    np.testing.assert_array_equal(images, pixels[order])
+    np.testing.assert_array_equal(found, labels[order])
+
+
+def test_idx(tmp_path, pixels, labels, image_set) -> None:
+    grey = pixels[..., 0]
+    for stem in ("train", "t10k"):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte.gz", grey)
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte.gz", labels)
+    images, found = by_place(image_set(tmp_path, input_size=[1, 32, 32]).read())
+    np.testing.assert_array_equal(images[..., 0], grey)
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_tiny_imagenet_folder(tmp_path, pixels, labels, image_set) -> None:
+    root = tmp_path / "tiny-imagenet-200"
+    notes = []
+    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        train = root / "train" / f"n0{label}" / "images"
+        val = root / "val" / "images"
+        for folder in (train, val):
+            folder.mkdir(parents=True, exist_ok=True)
+        # An uncompressed format, under a name that Tiny-ImageNet would have.
+        (train / f"n0{label}_{i:02}.JPEG").write_bytes(file_bytes(image, "PNG"))
+        (val / f"val_{i}.JPEG").write_bytes(file_bytes(image, "PNG"))
+        notes.append(f"val_{i}.JPEG\tn0{label}\t0\t0\t1\t1\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(notes))
+    source = image_set(tmp_path, splits={"train": ["train"], "test": ["val"]})
+    arrays = source.read()
+    np.testing.assert_array_equal(arrays.images["test"], pixels)
+    np.testing.assert_array_equal(arrays.labels["test"], labels)
+
+
+def test_grey_images_of_a_colour_set_become_rgb(tmp_path, pixels, labels, image_set) -> None:
+    items = [file_bytes(pixels[0, ..., 0], "PNG")] * 12
+    for name in ("train", "test"):
+        write_parquet(tmp_path / f"{name}.parquet", items, labels.tolist())
+    image = image_set(tmp_path).read().images["test"][0]
+    np.testing.assert_array_equal(image, pixels[0, ..., :1].repeat(3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "lossless", "variant", "title"),
+    [
+        ("JPEG", True, "jpeg", "CIFAR-10 (JPEG)"),
+        ("PNG", True, "", "CIFAR-10"),
+        ("JPEG", False, "", "CIFAR-10"),
+    ],
+)
+def test_jpeg_copies_of_lossless_originals_are_named(
+    tmp_path, pixels, labels, image_set, kind, lossless, variant, title
+) -> None:
+    parquet_set(tmp_path, pixels, labels, kind)
+    assert probe_variant(tmp_path, lossless=lossless) == variant
+    assert image_set(tmp_path, lossless=lossless).full_title == title
+    assert full_title("CIFAR-10", variant) == title
+
+
+def test_a_sample_is_named(tmp_path, pixels, labels) -> None:
+    parquet_set(tmp_path, pixels, labels, "JPEG", names=["sample"])
+    assert probe_variant(tmp_path, lossless=False) == "sample"
+
+
+def test_nothing_there(tmp_path, image_set) -> None:
+    assert not set_present(tmp_path / "nowhere")
+    assert probe_variant(tmp_path) is None
+    with pytest.raises(UserError) as error:
+        image_set(tmp_path).read()
+    message = str(error.value)
+    assert f"python reproduce/prepare.py data=cifar10 data.root={tmp_path}" in message
+    assert message == str(missing("cifar10", tmp_path))
+    for kind in layouts.LAYOUTS:
+        assert kind.kind in message
+
+
+def test_relative_roots_count_from_the_project(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert set_present("src/quantable/data/fashion_mnist_mini")
+
+
+def test_probing_loads_no_torch(tmp_path, pixels, labels) -> None:
+    parquet_set(tmp_path, pixels, labels, "JPEG")
+    code = (
+        "import sys; from quantable.data.layouts import probe_variant; "
+        f"assert probe_variant({str(tmp_path)!r}) == 'jpeg'; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Malicious:
+    def __init__(self, sentinel: Path) -> None:
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return (Path.touch, (self.sentinel,))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_a_pickle_that_calls_something_is_refused(tmp_path, image_set, protocol) -> None:
+    folder, sentinel = tmp_path / "cifar-10-batches-py", tmp_path / "called"
+    folder.mkdir()
+    path = folder / "data_batch_1"
+    path.write_bytes(pickle.dumps({b"data": Malicious(sentinel)}, protocol=protocol))
+    with pytest.raises(UserError, match=r"data_batch_1: not a CIFAR batch: it asks for .* not plain"):
+        image_set(tmp_path).read()
+    assert not sentinel.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.zeros((2, 3072), np.float32),
+        np.array([[None]], dtype=object),
+        np.zeros((2, 100), np.uint8),
+        [1, 2],
+    ],
+)
+def test_a_pickle_of_other_data_is_refused(tmp_path, image_set, data) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    batch = pickle.dumps({b"data": data, b"labels": [0, 1]}, protocol=2)
+    (folder / "data_batch_1").write_bytes(batch)
+    with pytest.raises(UserError, match="data_batch_1"):
+        image_set(tmp_path).read()
+
+
+def test_a_cut_pickle_names_its_file(tmp_path, pixels, labels, image_set) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    write_cifar10(folder, pixels, labels)
+    path = folder / "data_batch_3"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="data_batch_3: not a CIFAR batch"):
+        image_set(tmp_path).read()
+    path.unlink()
+    with pytest.raises(UserError, match="data_batch_3: cannot be read"):
+        image_set(tmp_path).read()
+
+
+def test_a_truncated_image_names_file_and_row(tmp_path, pixels, labels, image_set) -> None:
+    items = [file_bytes(image, "JPEG") for image in pixels]
+    items[5] = items[5][: len(items[5]) // 2]
+    write_parquet(tmp_path / "train.parquet", items, labels.tolist())
+    write_parquet(tmp_path / "test.parquet", items[:5] * 2 + items[:2], labels.tolist())
+    with pytest.raises(UserError, match=r"train\.parquet, row 5: image cannot be decoded .*trunc"):
+        image_set(tmp_path).read()
+
+
+def test_an_image_that_is_none_names_its_file(tmp_path, pixels, labels, image_set) -> None:
+    class_folders(tmp_path, pixels, labels)
+    (tmp_path / "test" / "class1" / "04.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"class1.04\.png: image cannot be decoded"):
+        image_set(tmp_path).read()
+
+
+def test_an_image_of_another_size_names_both(tmp_path, pixels, labels, image_set) -> None:
+    items = [file_bytes(image, "PNG") for image in pixels]
+    items[7] = file_bytes(pixels[7, :20], "PNG")
+    write_parquet(tmp_path / "train.parquet", items, labels.tolist())
+    write_parquet(tmp_path / "test.parquet", items, labels.tolist())
+    with pytest.raises(UserError, match="row 7: image is 32x20, expected 32x32"):
+        image_set(tmp_path).read()
+
+
+@pytest.mark.parametrize("cut", [0, 10, 400])
+def test_a_corrupt_parquet_names_its_file(tmp_path, pixels, labels, image_set, cut) -> None:
+    parquet_set(tmp_path, pixels, labels)
+    path = tmp_path / "train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet: not a readable parquet"):
+        image_set(tmp_path).read()
+
+
+def test_parquet_columns_are_checked(tmp_path, pixels, labels, image_set) -> None:
+    parquet_set(tmp_path, pixels, labels, image="picture")
+    with pytest.raises(UserError, match="columns picture, label; expected one of img, image"):
+        image_set(tmp_path).read()
+
+
+@pytest.mark.parametrize(
+    ("items", "labels", "message"),
+    [
+        ([None] * 12, [0] * 12, "row 0: no image bytes"),
+        ([b"x"] * 12, [0] * 11 + [None], "row 11: no label"),
+        ([b"x"] * 12, [0] * 11 + [3], r"row 11: label 3 is out of range 0\.\.2 \(3 classes\)"),
+        ([b"x"] * 12, [-1] + [0] * 11, "row 0: label -1 is out of range"),
+        ([b"x"] * 12, [0, 1] * 6, "2 classes occur, CIFAR-10 has 3"),
+        ([b"x"] * 11, [0, 1, 2] * 3 + [0, 1], "11 train images, a complete set has 12"),
+    ],
+)
+def test_wrong_rows_are_named(tmp_path, image_set, items, labels, message) -> None:
+    write_parquet(tmp_path / "train.parquet", items, labels)
+    with pytest.raises(UserError, match=message):
+        image_set(tmp_path).read()
+
+
+def test_a_missing_split_is_named(tmp_path, pixels, labels, image_set) -> None:
+    parquet_set(tmp_path / "a", pixels, labels, names=["train"])
+    with pytest.raises(UserError, match=r"no test\*\.parquet or val\*\.parquet"):
+        image_set(tmp_path / "a").read()
+    class_folders(tmp_path / "b", pixels, labels, splits=["train"])
+    with pytest.raises(UserError, match="no class folders under test or val"):
+        image_set(tmp_path / "b").read()
+
+
+def test_a_class_that_was_not_trained_is_an_error(tmp_path, pixels, labels, image_set) -> None:
+    class_folders(tmp_path, pixels, labels)
+    (tmp_path / "test" / "clas0").mkdir()
+    with pytest.raises(UserError, match="unknown class folder 'clas0'. Nearest: class0"):
+        image_set(tmp_path).read()
+
+
+@pytest.mark.parametrize("damage", ["cut", "magic", "size"])
+def test_a_damaged_idx_file_is_named(tmp_path, pixels, labels, image_set, damage) -> None:
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    write_idx(path, pixels[..., 0])
+    raw = gzip.decompress(path.read_bytes())
+    damaged = {
+        "cut": path.read_bytes()[:-200],
+        "magic": gzip.compress(b"\x00" + raw[1:2] + b"\x09" + raw[3:]),
+        "size": gzip.compress(raw[:-1]),
+    }
+    path.write_bytes(damaged[damage])
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: "):
+        image_set(tmp_path, input_size=[1, 32, 32]).read()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_images": 12}, "val_images=12: 0 to 11"),
+        ({"val_images": -1}, "val_images=-1"),
+        ({"val_images": "abc"}, "val_images=abc"),
+        ({"train_images": 11}, "train_images=11: 1 to 10 images"),
+        ({"train_images": 0}, "train_images=0: 1 to 10"),
+        ({"test_images": 13}, "test_images=13: 1 to 12"),
+    ],
+)
+def test_limits_are_checked(tmp_path, pixels, labels, image_set, changes, message) -> None:
+    parquet_set(tmp_path, pixels, labels)
+    with pytest.raises(UserError, match=message):
+        image_set(tmp_path, **changes).read()
+
+
+def test_budgets_do_not_touch_the_held_out_images(tmp_path, pixels, labels, image_set) -> None:
+    parquet_set(tmp_path, pixels, labels)
+    whole = image_set(tmp_path).read()
+    small = image_set(tmp_path, train_images=4, test_images=5).read()
+    np.testing.assert_array_equal(small.images["val"], whole.images["val"])
+    np.testing.assert_array_equal(small.images["train"], whole.images["train"][:4])
+    assert {split: len(y) for split, y in small.labels.items()} == {"train": 4, "val": 2, "test": 5}
+    assert small.sha256 != whole.sha256
+    assert image_set(tmp_path).read().sha256 == whole.sha256
+    everything = np.concatenate([whole.images["train"], whole.images["val"]])
+    assert len(np.unique(everything.reshape(12, -1), axis=0)) == 12
