@@ -139,7 +139,8 @@ def brevitas_network() -> nn.Module:
         act = Int8ActPerTensorFloat if name == convs[0] else Uint8ActPerTensorFloat
         layer = qnn.QuantConv2d(
             conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
-            padding=conv.padding, bias=False, weight_bit_width=4, input_quant=act, input_bit_width=4,
+            padding=conv.padding, bias=False, weight_bit_width=4, input_quant=act,
+            input_bit_width=4,
         )  # fmt: skip
         net.set_submodule(name, layer)
     linears = [name for name, module in net.named_modules() if type(module) is nn.Linear]

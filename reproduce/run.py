@@ -11,7 +11,7 @@ Reproduce a paper's table: train or compute what misses, then show it beside the
   python reproduce/run.py +table=ad_cifar10 budget=cpu data.root=<folder> seed=0,1,2
   python reproduce/run.py +table=ad_cifar10 action=plan
   python reproduce/run.py model=resnet20_cifar quantizer=lsq 'bits.inner=[4,4]'     (a single run)
-  python reproduce/run.py -m +table=ad_quickstart seed=0,1,2                         (Hydra multirun)
+  python reproduce/run.py -m +table=ad_quickstart seed=0,1,2                  (multirun)
 
 Words:
   +table=<id>[,<id>]   tables to work on        action=run|plan      plan trains nothing
@@ -23,7 +23,7 @@ Words:
 
 
 def multirun() -> None:
-    """Let Hydra split a sweep into jobs, each of which runs this program's main with its own words."""
+    """Let Hydra split a sweep into jobs, each with its own words."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig

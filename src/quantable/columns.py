@@ -152,7 +152,7 @@ def _complexity(facts: Facts) -> float | None:
         phases = [(p.epochs, p.bit_map) for p in record.phases[: phase.index + 1]]
     if any(_has_float(bits) for _, bits in phases):
         return None
-    return complexity(phases, shapes, facts.hardware, record.config["recipe"]["epochs"])
+    return complexity(phases, shapes, facts.hardware, record.config["recipe.epochs"])
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,9 @@ from quantable.names import UserError, unknown
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 
-# Keys that cannot change a trained number: machine, places, wording, and arithmetic done afterwards.
-NOT_SIGNED = (
-    *("trainer", "store", "hardware", "model.net.weights"),
-    *("data.root", "data.loader", "data.source", "data.title", "data.cache"),
-)
+# Keys that cannot change a trained number: machine and places; wording and arithmetic afterwards.
+MACHINE = ("trainer", "store", "model.net.weights", "data.root", "data.loader", "data.source")
+NOT_SIGNED = (*MACHINE, "hardware", "data.title")
 
 
 class _Strict(BaseModel):
@@ -218,13 +216,18 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix[:-1], node
 
 
-def signed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the leaves of ``config`` that decide a trained number."""
-    return {
-        key: value
-        for key, value in flat(config)
-        if not any(key == name or key.startswith(f"{name}.") for name in NOT_SIGNED)
-    }
+def belongs(key: str, names: Sequence[str]) -> bool:
+    """Whether a dotted key is one of ``names`` or lies below one.
+
+    >>> belongs("data.root", MACHINE), belongs("data.rooted", MACHINE)
+    (True, False)
+    """
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` as dotted keys without what belongs to one machine: what a record keeps."""
+    return {key: value for key, value in flat(config) if not belongs(key, MACHINE)}
 
 
 def signature(config: Mapping[str, Any]) -> str:
@@ -234,5 +237,6 @@ def signature(config: Mapping[str, Any]) -> str:
     >>> signature(slow) == signature(fast) != signature({"seed": 1})
     True
     """
-    text = json.dumps(signed(config), sort_keys=True)
+    decisive = {key: value for key, value in flat(config) if not belongs(key, NOT_SIGNED)}
+    text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -15,7 +15,7 @@ class Quantizer(nn.Module, ABC):
 
     ``bits``: 1 to 16. ``signed``: whether the tensor has values below 0. ``batched``: dimension 0
     is the batch (an activation), otherwise the tensor is a weight. ``per_channel``: one range or
-    step for each of ``channels`` channels, which are dimension 0 of a weight and 1 of an activation.
+    step for each of ``channels`` channels: dimension 0 of a weight and 1 of an activation.
 
     ``bits`` may be assigned during training. It and ``initialized`` (the first training batch was
     seen) are part of the ``state_dict``; they are plain values, so that reading them neither waits

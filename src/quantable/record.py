@@ -83,7 +83,7 @@ class Record(_Part):
     row: str
     seed: int
     budget: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # dotted keys, without what belongs to one machine
     data: DataFacts
     metrics: dict[str, dict[str, float]]  # "last" and "best" (by held-out accuracy) epoch
     phases: list[Phase]

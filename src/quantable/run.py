@@ -17,7 +17,7 @@ from torch import nn
 
 from quantable.classifier import Classifier, Evaluate, Keep, Stream, Tell
 from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
-from quantable.config import ROOT
+from quantable.config import ROOT, portable
 from quantable.data.images import Images
 from quantable.layers import FLOAT_BITS, LayerShape
 from quantable.quantize import Quantize
@@ -131,7 +131,7 @@ def _record(
         row=cell.row,
         seed=cell.seed,
         budget=cell.config["budget"]["name"],
-        config=dict(cell.config) | {"seed": cell.seed},
+        config=portable(cell.config),
         data=DataFacts(
             title=images.title,
             variant=images.variant,

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quantable.columns import COLUMNS
-from quantable.config import CONF, compose_run, signature
+from quantable.config import CONF, MACHINE, belongs, compose_run, signature
 from quantable.names import UserError, unknown
 
 TABLES = CONF / "table"
@@ -201,8 +201,9 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """Words that run this cell alone."""
-        words = [f"budget={self.config['budget']['name']}", f"seed={self.seed}", *self.overrides]
+        """Words that run this cell alone on any machine; places are left for the user to fill in."""
+        own = [word for word in self.overrides if not belongs(word.partition("=")[0], MACHINE)]
+        words = [f"budget={self.config['budget']['name']}", f"seed={self.seed}", *own]
         if self.table:
             words = [f"+table={self.table}", f"rows={self.row}", *words]
         return shlex.join(["python", "reproduce/run.py", *words])

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from written_sets import (
+    class_folders,
+    file_bytes,
+    parquet_set,
+    write_cifar10,
+    write_idx,
+    write_parquet,
+)
 
 from quantable.data import layouts
-from quantable.data.layouts import find_layout, full_title, missing, probe_variant, set_present
+from quantable.data.layouts import full_title, missing, probe_variant, set_present
 from quantable.names import UserError
-
-from conftest import file_bytes, write_cifar10, write_idx, write_parquet
 
 
 def by_place(arrays):
@@ -22,20 +27,6 @@ def by_place(arrays):
     labels = np.concatenate([arrays.labels["train"], arrays.labels["val"]])
     back = np.argsort(order)
     return images[back], labels[back]
-
-
-def parquet_set(root, pixels, labels, kind="PNG", names=("train", "test"), **kw):
-    items = [file_bytes(image, kind) for image in pixels]
-    for name in names:
-        write_parquet(root / f"{name}-00000-of-00001.parquet", items, labels.tolist(), **kw)
-
-
-def class_folders(root, pixels, labels, splits=("train", "test"), kind="png"):
-    for split in splits:
-        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-            path = root / split / f"class{label}" / f"{i:02}.{kind}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
 
 
 def test_cifar_pickles_hold_the_pixels_of_the_format(tmp_path, pixels, labels, image_set) -> None:
@@ -174,7 +165,9 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path, image_set, protocol)
     folder.mkdir()
     path = folder / "data_batch_1"
     path.write_bytes(pickle.dumps({b"data": Malicious(sentinel)}, protocol=protocol))
-    with pytest.raises(UserError, match=r"data_batch_1: not a CIFAR batch: it asks for .* not plain"):
+    with pytest.raises(
+        UserError, match=r"data_batch_1: not a CIFAR batch: it asks for .* not plain"
+    ):
         image_set(tmp_path).read()
     assert not sentinel.exists()
 
@@ -214,7 +207,9 @@ def test_a_truncated_image_names_file_and_row(tmp_path, pixels, labels, image_se
     items[5] = items[5][: len(items[5]) // 2]
     write_parquet(tmp_path / "train.parquet", items, labels.tolist())
     write_parquet(tmp_path / "test.parquet", items[:5] * 2 + items[:2], labels.tolist())
-    with pytest.raises(UserError, match=r"train\.parquet, row 5: image cannot be decoded .*trunc"):
+    with pytest.raises(
+        UserError, match=r"train\.parquet, row 5: image cannot be decoded .*(?i:trunc)"
+    ):
         image_set(tmp_path).read()
 
 
@@ -278,7 +273,7 @@ def test_a_missing_split_is_named(tmp_path, pixels, labels, image_set) -> None:
 def test_a_class_that_was_not_trained_is_an_error(tmp_path, pixels, labels, image_set) -> None:
     class_folders(tmp_path, pixels, labels)
     (tmp_path / "test" / "clas0").mkdir()
-    with pytest.raises(UserError, match="unknown class folder 'clas0'. Nearest: class0"):
+    with pytest.raises(UserError, match=r"unknown class folder 'clas0'\. Nearest: class0"):
         image_set(tmp_path).read()
 
 

@@ -127,7 +127,7 @@ def choose(
 
     >>> rows = choose(6, 3, val_images=2, train_images=3, test_images=None)
     >>> {split: sorted(chosen.tolist()) for split, chosen in rows.items()}
-    {'train': [2, 3, 5], 'val': [0, 4], 'test': [0, 1, 2]}
+    {'train': [1, 2, 5], 'val': [0, 4], 'test': [0, 1, 2]}
     """
     if type(val_images) is not int or not 0 <= val_images < n_train:
         raise UserError(f"data.val_images={val_images}: 0 to {n_train - 1} can be held out")

@@ -206,7 +206,7 @@ class Reporter:
         if not values:
             return None
         kept = [record for record in records if record is not None]
-        from_run = about.trained or bool(kept and kept[0].config["quantizer"]["learns_bits"])
+        from_run = about.trained or bool(kept and kept[0].config["quantizer.learns_bits"])
         if not from_run:
             budget = COMPUTED if self.budget == "paper" else self.budget
             return Measured((values[0],), budget, None)
