@@ -1,4 +1,4 @@
-"""Exit with status 0 when the installed torch wheel needs the CUDA libraries of the second lock file."""
+"""Exit with status 0 when the installed torch wheel needs the second lock file's libraries."""
 
 import sys
 from importlib.metadata import requires, version

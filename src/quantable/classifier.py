@@ -7,7 +7,7 @@ taken up in the middle of an epoch goes on as if it had never stopped.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from quantable.data.images import Images
+from quantable.data.images import Images, TrainBatches
 from quantable.names import UserError
 from quantable.quantize import Quantize
 
@@ -62,7 +62,10 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over the network with its quantizers, and restore its state."""
-        optimizer = self.optimizer(self.net.parameters())
+        try:
+            optimizer = self.optimizer(self.net.parameters())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"recipe.optimizer: {error}") from error
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         if self.optimizer_state is not None:
@@ -109,10 +112,10 @@ class Classifier(pl.LightningModule):
 class Stream:
     """Training batches of the module's current epoch, from its current batch on."""
 
-    def __init__(self, module: Classifier, images: Images, **options: Any) -> None:
+    def __init__(self, module: Classifier, batches: TrainBatches) -> None:
         self.module = module
-        self.batches = images.train_batches(**options)
-        module.batches = len(self.batches)
+        self.batches = batches
+        module.batches = len(batches)
 
     def __iter__(self) -> Iterator[Batch]:
         self.batches.epoch, self.batches.start = self.module.epoch, self.module.batch
@@ -120,11 +123,14 @@ class Stream:
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, batches: Any, classes: int, size: int) -> tuple[float, float]:
+def evaluate(
+    net: nn.Module, batches: Iterable[Batch], classes: int, size: int
+) -> tuple[float, float]:
     """Return loss (nat) and top-1 (percent) over all images, each seen exactly once."""
     was_training = net.training
     net.eval()
-    accuracy, losses, seen = MulticlassAccuracy(classes, average="micro", validate_args=False), [], 0
+    accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
+    losses, seen = [], 0
     for x, y in batches:
         logits = net(x).float()
         accuracy.to(x.device).update(logits, y)
@@ -138,10 +144,11 @@ def evaluate(net: nn.Module, batches: Any, classes: int, size: int) -> tuple[flo
 class Evaluate(pl.Callback):
     """Evaluates held-out and test images after every epoch and writes the history line."""
 
-    def __init__(self, images: Images, tell: Tell, **options: Any) -> None:
+    def __init__(self, images: Images, tell: Tell, loading: Mapping[str, Any]) -> None:
         self.images = images
         self.tell = tell
-        self.options = options
+        # One loader for each split, kept: building it copies the pixels to the device.
+        self.batches = {split: images.eval_batches(split, **loading) for split in SPLITS}
         self.began = time.perf_counter()
 
     def on_train_batch_end(
@@ -161,8 +168,7 @@ class Evaluate(pl.Callback):
         line["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         loss, correct, n = module.sums.tolist()
         line |= {"train_loss": loss / n, "train_top1_pct": 100 * correct / n}
-        for split in ("val", "test"):
-            batches = self.images.eval_batches(split=split, **self.options)
+        for split, batches in self.batches.items():
             with trainer.precision_plugin.forward_context():
                 loss, top1 = evaluate(
                     module.net, batches, self.images.classes, self.images.sizes[split]
@@ -179,7 +185,13 @@ class Keep(pl.Callback):
     """Counts epochs, ends the run with its last phase, and writes the checkpoint by rename."""
 
     def __init__(
-        self, path: Path, *, every_seconds: float, quantize: Quantize | None, commit: str, clean: bool
+        self,
+        path: Path,
+        *,
+        every_seconds: float,
+        quantize: Quantize | None,
+        commit: str,
+        clean: bool,
     ) -> None:
         self.path = path
         self.every_seconds = every_seconds
@@ -239,6 +251,7 @@ class Keep(pl.Callback):
                 "wall_seconds": self.total_seconds(),
             },
         }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.path)
@@ -264,4 +277,5 @@ class Keep(pl.Callback):
         self.wall_seconds = origin["wall_seconds"]
 
 
+SPLITS = ("val", "test")
 PROGRESS = ("epoch", "batch", "phase", "phase_start", "phase_epochs", "finished", "history")

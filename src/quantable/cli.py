@@ -1,4 +1,4 @@
-"""The words of the commands: parsing, planning, running cells in order, reporting. No torch here."""
+"""What the commands do: parse, plan, run cells in order, report. No torch here."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from quantable.columns import COLUMNS
-from quantable.config import ROOT, compose_run
+from quantable.columns import COLUMNS, hardware_of
+from quantable.config import ROOT
 from quantable.data.layouts import missing, probe_variant
 from quantable.names import UserError, unknown
+from quantable.progress import Progress
 from quantable.record import Record, cell_name
 from quantable.report.model import Report, Reporter
 from quantable.report.render import FORMATS
@@ -75,17 +76,16 @@ def _seeds(value: str) -> tuple[int, ...]:
     return seeds
 
 
-def tables_of(words: Words) -> list[Table]:
+def asked_tables(words: Words) -> list[Table]:
     """Load the asked tables; without one, a single run stands as a table of one row."""
     if words.tables:
         return [load_table(name) for name in words.tables]
-    budget = words.asked.budget or compose_run(words.asked.overrides)["budget"]["name"]
     single = Table(
         id="single",
         paper="none",
         title="a single run",
         source="no table",
-        budget=budget,
+        budget="paper",
         seeds=(0,),
         base=(),
         columns=dict.fromkeys(
@@ -144,11 +144,9 @@ def run(table: Table, words: Words) -> Report:
     """Train what misses, waiting for cells that another runner holds, and report."""
     store = Store(words.store)
     waiting = words.asked.cells(table)
-    _check_data(waiting, store)
+    _check(waiting, store)
     failures: list[str] = []
     if any(state(cell, store, ()).word != "done" for cell in waiting):
-        from quantable.progress import Progress  # loads rich's live display only where it is used
-
         with Progress(len(waiting)) as progress:
             while waiting:
                 left = [cell for cell in waiting if not _settle(cell, store, progress, failures)]
@@ -170,15 +168,16 @@ def run(table: Table, words: Words) -> Report:
     return report
 
 
-def _check_data(cells: Sequence[Cell], store: Store) -> None:
-    """Refuse before the first training when a set that is needed is not here."""
+def _check(cells: Sequence[Cell], store: Store) -> None:
+    """Refuse before the first training what would fail after it: constants, a missing data set."""
     for cell in cells:
+        hardware_of(cell.config)
         now = state(cell, store, ())
         if now.variant is None and now.record is None:
             raise missing(cell.config["data"]["id"], cell.config["data"]["root"])
 
 
-def _settle(cell: Cell, store: Store, progress: "Progress", failures: list[str]) -> bool:  # noqa: F821
+def _settle(cell: Cell, store: Store, progress: Progress, failures: list[str]) -> bool:
     """Bring one cell to its end; False while another runner holds it."""
     now = state(cell, store, ())
     name = cell_name(cell.signature, now.variant)
@@ -206,7 +205,7 @@ def _settle(cell: Cell, store: Store, progress: "Progress", failures: list[str])
 def run_main(words: Sequence[str]) -> int:
     """Do what ``reproduce/run.py`` was asked."""
     parsed = parse(words)
-    for table in tables_of(parsed):
+    for table in asked_tables(parsed):
         if parsed.action == "plan":
             plan(table, parsed)
         else:
@@ -219,7 +218,7 @@ def report_main(words: Sequence[str]) -> int:
     parsed = parse(words)
     if not parsed.tables:
         raise UserError(f"report: name a table: +table=<{'|'.join(table_names())}>")
-    for table in tables_of(parsed):
+    for table in asked_tables(parsed):
         stores = [Store(parsed.store), Store(EVIDENCE)]
         print(FORMATS[parsed.format](Reporter(table, parsed.asked, stores).report()))
     return 0

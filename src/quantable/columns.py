@@ -9,8 +9,8 @@ from typing import Any
 
 from quantable.config import CONF
 from quantable.cost.energy import OpEnergy, energy_pj
-from quantable.cost.macs import macs, mean_bits
 from quantable.cost.hardware import load_hardware
+from quantable.cost.macs import macs, mean_bits
 from quantable.cost.pim import PimEnergy, Rounding, pim_energy_pj
 from quantable.cost.training import training_complexity
 from quantable.layers import FLOAT_BITS, Bits, LayerShape
@@ -167,9 +167,7 @@ class Column:
 
 
 COLUMNS: dict[str, Column] = {
-    "top1_pct": Column(
-        "top-1", "%", 2, True, lambda f: f.epoch.test_top1_pct if f.epoch else None
-    ),
+    "top1_pct": Column("top-1", "%", 2, True, lambda f: f.epoch.test_top1_pct if f.epoch else None),
     "best_top1_pct": Column(
         "top-1, best held-out epoch",
         "%",
@@ -188,9 +186,7 @@ COLUMNS: dict[str, Column] = {
     "mean_bits": Column(
         "mean bits", "bit", 2, False, _cost(lambda s, b, _: mean_bits(s, b, weighted_by="layers"))
     ),
-    "macs_m": Column(
-        "MACs", "M", 3, False, _cost(lambda s, *_: macs(s, count_linear=True) * 1e-6)
-    ),
+    "macs_m": Column("MACs", "M", 3, False, _cost(lambda s, *_: macs(s, count_linear=True) * 1e-6)),
     "energy_memory_uj": Column(
         "45 nm memory energy",
         "uJ",

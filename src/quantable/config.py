@@ -1,6 +1,6 @@
 """Command-line words to one complete, checked run config, and the signature that names it.
 
-Hydra composes; pydantic checks types and ranges; nothing below ``quantable.run`` sees a config object.
+Hydra composes; pydantic checks types and ranges; nothing below ``quantable.run`` sees a config.
 """
 
 import hashlib
@@ -53,6 +53,12 @@ class BitsConfig(_Strict):
     layers: dict[str, tuple[Width, Width]]
 
 
+class OptimizerConfig(_Open):
+    """An optimizer; its other keywords are its own."""
+
+    lr: float = Field(gt=0)
+
+
 class RecipeConfig(_Strict):
     """What the training loop does."""
 
@@ -61,7 +67,7 @@ class RecipeConfig(_Strict):
     precision: Literal["32-true", "bf16-mixed"]
     compile: bool
     channels_last: bool
-    optimizer: dict[str, Any]
+    optimizer: OptimizerConfig
     schedule: dict[str, Any]
 
 
@@ -133,7 +139,9 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
         initialize_config_dir(str(CONF), version_base="1.3")
     try:
         config = OmegaConf.to_container(
-            compose("run", overrides=list(overrides)), resolve=True, throw_on_missing=True
+            compose("run", overrides=[_layers_word(word) for word in overrides]),
+            resolve=True,
+            throw_on_missing=True,
         )
     except HydraException as error:
         raise _explain(overrides, error) from error
@@ -151,6 +159,11 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     for widths in plain["bits"]["layers"].values():
         Bits(*widths)
     return plain
+
+
+def _layers_word(word: str) -> str:
+    """Let ``bits.layers={...}`` name layers, which no config can list beforehand."""
+    return f"++{word}" if word.startswith("bits.layers=") else word
 
 
 def _worded(where: str, error: ValidationError) -> UserError:
@@ -174,7 +187,6 @@ def _groups() -> list[str]:
 
 def _explain(overrides: Sequence[str], error: HydraException) -> UserError:
     """Find the override that Hydra refused and word it with the nearest right name."""
-    default = OmegaConf.load(CONF / "run.yaml")
     for override in overrides:
         key, equals, value = override.lstrip("+~").partition("=")
         if not equals:
@@ -183,27 +195,23 @@ def _explain(overrides: Sequence[str], error: HydraException) -> UserError:
             options = [path.stem for path in (CONF / key).glob("*.yaml")]
             if value not in options:
                 return unknown(key, value, options, "command line")
-        elif "." not in key and key not in default:
-            known = [*_groups(), *(str(name) for name in default if name != "defaults")]
-            return unknown("key", key, known, "command line")
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        if "." in key:
-            known = list(_known_keys(overrides, without=override))
-            if key not in known:
-                return unknown("key", key, known, "command line")
+        known = set(_known_keys(overrides)) | set(_groups())
+        if key not in known:
+            return unknown("key", key, known, "command line")
     return UserError(f"command line: {str(error).splitlines()[0]}")
 
 
-def _known_keys(overrides: Sequence[str], without: str) -> Iterator[str]:
+def _known_keys(overrides: Sequence[str]) -> Iterator[str]:
     """Yield every dotted key of the config that the group choices alone compose."""
-    choices = [o for o in overrides if o != without and o.partition("=")[0] in _groups()]
+    choices = [word for word in overrides if word.partition("=")[0] in _groups()]
     for key, _ in flat(OmegaConf.to_container(compose("run", overrides=choices))):
         parts = key.split(".")
         yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
 
 
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield ``(dotted key, value)`` of every leaf; lists and empty dicts are leaves.
 
     >>> list(flat({"a": {"b": 1}, "c": [2]}))

@@ -11,8 +11,9 @@ from quantable.names import UserError, unknown
 class LayerShape:
     """Shape of one multiply-accumulate layer, for one input.
 
-    ``macs``: multiply-accumulates (one MAC is one operation, not two); ``weights``: weight elements,
-    biases not counted; ``inputs``: input activation elements; ``kind``: convolution or linear.
+    ``macs``: multiply-accumulates (one MAC is one operation, not two); ``weights``: weight
+    elements, biases not counted; ``inputs``: input activation elements; ``kind``: convolution or
+    linear.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Live progress of a table: one bar over its cells, one over the epochs of the cell being trained."""
+"""Live progress of a table: a bar over its cells, a bar over the epochs of the current one."""
 
 import time
 from types import TracebackType

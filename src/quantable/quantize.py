@@ -69,6 +69,8 @@ class Quantize(pl.Callback):
         """Put quantizers into ``net``, whose inputs are ``input_size`` (c, h, w). Runs once."""
         if self._net is not None:
             raise UserError("quantizer: this callback has a network already; make a new one")
+        if any(isinstance(module, Quantizer) for module in net.modules()):
+            raise UserError("quantizer: this network is quantized already")
         c, h, w = input_size
         names = [shape.name for shape in layer_shapes(net, (c, h, w))]
         if not names:
@@ -92,17 +94,16 @@ class Quantize(pl.Callback):
         _check_ties(self.ties, self.bits)
 
     def _quantize_layer(self, name: str, layer: nn.Module, bits: Bits, *, signed: bool) -> None:
-        if parametrize.is_parametrized(layer):
-            raise UserError(f"quantizer: layer '{name}' is quantized already")
         channels_out, channels_in = _channels(layer)
+        device = cast(Tensor, layer.weight).device
         if bits.weight != FLOAT_BITS:
             quantizer = self.weight(bits=bits.weight, signed=True, channels=channels_out)
-            self.weight_quantizers[name] = quantizer.to(layer.weight.device)
-            # unsafe: without it, registering computes the weight once and sets learned steps
+            self.weight_quantizers[name] = quantizer.to(device)
+            # unsafe: otherwise registering computes the weight once, which sets learned steps
             parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
         if bits.act != FLOAT_BITS:
             quantizer = self.act(bits=bits.act, signed=signed, channels=channels_in)
-            self.act_quantizers[name] = quantizer.to(layer.weight.device)
+            self.act_quantizers[name] = quantizer.to(device)
             layer.act_quantizer = quantizer
             layer.register_forward_pre_hook(_quantize_input)
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the place within a phase, so that resuming needs no state."""
+"""Learning-rate schedules: pure functions of the place in a phase; resuming needs no state."""
 
 import math
 
@@ -15,7 +15,7 @@ def constant(progress: float, phase: int) -> float:
 def one_cycle(progress: float, phase: int, *, warmup: float, restart: float) -> float:
     """Rise linearly over ``warmup`` of the phase, then fall to 0 as a cosine.
 
-    ``progress`` in [0, 1] is the place within the phase; phases after the first peak at ``restart``.
+    ``progress`` in [0, 1] is the place in the phase; phases after the first peak at ``restart``.
 
     >>> one_cycle(0.25, 0, warmup=0.25, restart=0.5), one_cycle(0.25, 1, warmup=0.25, restart=0.5)
     (1.0, 0.5)

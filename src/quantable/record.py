@@ -107,7 +107,7 @@ def cell_name(signature: str, variant: str | None) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` so that a reader sees either the whole file or none: temporary file, rename."""
+    """Write ``content`` by rename, so that a reader sees the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -4,7 +4,7 @@ import logging
 import platform
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
@@ -20,6 +21,7 @@ from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of,
 from quantable.config import ROOT, portable
 from quantable.data.images import Images
 from quantable.layers import FLOAT_BITS, LayerShape
+from quantable.names import UserError
 from quantable.quantize import Quantize
 from quantable.record import DataFacts, Epoch, Phase, Provenance, Record, cell_name
 from quantable.shapes import PACKAGED, read_shapes, shape_key, write_shapes
@@ -35,31 +37,32 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     """Train one cell, or take it up where it was left, and return its record."""
     config = dict(cell.config)
     folder = store.cell(cell_name(cell.signature, variant))
-    folder.mkdir(parents=True, exist_ok=True)
     if config["trainer"]["threads"]:
         torch.set_num_threads(config["trainer"]["threads"])
     pl.seed_everything(cell.seed, verbose=False)
 
-    images: Images = instantiate(config["data"]["loader"])
+    images: Images = _build(config, "data.loader")
     images.load()
-    net: nn.Module = instantiate(config["model"]["net"])
+    net: nn.Module = _build(config, "model.net")
     recipe = config["recipe"]
     if recipe["channels_last"]:
-        net = net.to(memory_format=torch.channels_last)
-    shapes = layer_shapes(net, images.input_size)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    c, h, w = images.input_size
+    input_size = (c, h, w)
+    shapes = layer_shapes(net, input_size)
     _keep_shapes(config, shapes, store)
     module = Classifier(
         net,
-        input_size=images.input_size,
-        optimizer=instantiate(recipe["optimizer"]),
-        schedule=instantiate(recipe["schedule"]),
+        input_size=input_size,
+        optimizer=_build(config, "recipe.optimizer"),
+        schedule=_build(config, "recipe.schedule"),
         epochs=recipe["epochs"],
     )
     quantize: Quantize | None = None
     if config["quantizer"]["callback"] is not None:
-        quantize = instantiate(config["quantizer"]["callback"])
+        quantize = _build(config, "quantizer.callback")
         assert quantize is not None
-        quantize.attach(net, images.input_size)
+        quantize.attach(net, input_size)
     commit, clean = _commit()
     keep = Keep(
         folder / "last.ckpt",
@@ -80,13 +83,27 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
         "channels_last": recipe["channels_last"],
     }
     # The epoch's history line first, then the method's word on it, then the checkpoint.
-    ordered = [Evaluate(images, tell, **loading), quantize, keep]
-    trainer.callbacks.extend(callback for callback in ordered if callback is not None)
+    ordered = [Evaluate(images, tell, loading), quantize, keep]
+    trainer.callbacks.extend(callback for callback in ordered if callback is not None)  # type: ignore[attr-defined]
+    stream = Stream(module, images.train_batches(seed=cell.seed, **loading))
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-        trainer.fit(module, train_dataloaders=Stream(module, images, seed=cell.seed, **loading))
+        trainer.fit(module, train_dataloaders=stream)
     return _record(cell, images, shapes, module, quantize, keep, device)
+
+
+def _build(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
+    """Instantiate what ``key`` of the config describes; a wrong argument is the user's mistake."""
+    node: Any = config
+    for part in key.split("."):
+        node = node[part]
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise UserError(f"{key}: {error}") from error
 
 
 def _trainer(config: dict[str, Any]) -> pl.Trainer:
@@ -199,12 +216,14 @@ def _processor() -> str:
     if info.exists():
         for line in info.read_text().splitlines():
             if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({torch.backends.cpu.get_cpu_capability()})"
+                return (
+                    f"{line.partition(':')[2].strip()} ({torch.backends.cpu.get_cpu_capability()})"
+                )
     return platform.processor() or platform.machine()
 
 
 def _commit() -> tuple[str, bool]:
-    """Commit of the checkout and whether it has no uncommitted change; ("unknown", False) elsewhere."""
+    """Commit of the checkout and whether nothing changed since; elsewhere ("unknown", False)."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """Records, checkpoints and locks in one folder; any number of runners may share it."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from quantable.record import Record, cell_name, read_record, write_json
 
 
 class Store:
-    """A folder of ``records/`` (finished), ``cells/`` (unfinished), ``shapes/`` and ``reports/``."""
+    """A folder: ``records/`` (finished), ``cells/`` (unfinished), ``shapes/``, ``reports/``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -23,7 +24,7 @@ class Store:
         return [read_record(path) for path in sorted((self.folder / "records").glob("*.json"))]
 
     def find(self, signature: str, variant: str | None) -> Record | None:
-        """Return the record of a cell; ``variant=None`` takes the original data's before copies'."""
+        """Return a cell's record; ``variant=None`` takes the original data's before a copy's."""
         folder = self.folder / "records"
         if variant is not None:
             path = folder / f"{cell_name(signature, variant)}.json"
@@ -35,7 +36,7 @@ class Store:
         """Write a finished record once, and drop the checkpoint that led to it."""
         path = self.folder / "records" / f"{record.name}.json"
         write_json(path, record.model_dump(mode="json"))
-        (self.cell(record.name) / "last.ckpt").unlink(missing_ok=True)
+        shutil.rmtree(self.cell(record.name), ignore_errors=True)
         return path
 
     def cell(self, name: str) -> Path:
@@ -56,14 +57,15 @@ class Store:
     def claim(self, name: str) -> Iterator[bool]:
         """Hold the cell's lock, or yield False when somebody else does.
 
-        The lock is a file made with O_EXCL that names host and process: one left by a killed process
-        of this host is taken over.
+        The lock is a file made with O_EXCL that names host and process: one left by a killed
+        process of this host is taken over.
         """
         path = self._lock_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = SoftFileLock(path)
         try:
-            lock.acquire(timeout=0.2, poll_interval=0.05)  # the first try removes a dead holder's file
+            # The first try removes a dead holder's file, the second takes its place.
+            lock.acquire(timeout=0.2, poll_interval=0.05)
         except Timeout:
             yield False
             return

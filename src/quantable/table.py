@@ -51,7 +51,7 @@ class Published(_Strict):
 
 
 class Tolerance(_Strict):
-    """How far apart two numbers may be and still match: absolute (the column's unit) or relative."""
+    """How far apart matching numbers may be: absolute (in the column's unit) or relative."""
 
     abs: float | None = Field(default=None, gt=0)
     rel: float | None = Field(default=None, gt=0)
@@ -68,7 +68,7 @@ class Tolerance(_Strict):
 
 
 class Row(_Strict):
-    """One line of a table: a run of its own (``overrides``), or a phase of another row's run (``cell``)."""
+    """One line: a run of its own (``overrides``), or a phase of another row's run (``cell``)."""
 
     label: str
     overrides: tuple[str, ...] | None = None
@@ -201,7 +201,7 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """Words that run this cell alone on any machine; places are left for the user to fill in."""
+        """Words that run this cell alone; places on a machine are left for the user to fill in."""
         own = [word for word in self.overrides if not belongs(word.partition("=")[0], MACHINE)]
         words = [f"budget={self.config['budget']['name']}", f"seed={self.seed}", *own]
         if self.table:
@@ -220,7 +220,7 @@ class Asked:
     _cache: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def config(self, table: Table, row: str, budget: str, seed: int) -> dict[str, Any]:
-        """Compose a row: run.yaml, table base and budget, row and its budget, the user's words last."""
+        """Compose a row: run.yaml, table, its budget, row, its budget, the user's words last."""
         key = (table.id, table.cell_of(row), budget)
         if key not in self._cache:
             run = table.rows[table.cell_of(row)]
@@ -241,7 +241,7 @@ class Asked:
         budget = self.budget or table.budget
         names = dict.fromkeys(table.cell_of(row) for row in self.chosen_rows(table))
         trained = [name for name in names if table.rows[name].train]
-        cells = {}
+        cells: dict[str, Cell] = {}
         for seed in self.seeds if self.seeds is not None else table.seeds:
             for name in trained:
                 config = self.config(table, name, budget, seed)

@@ -1,7 +1,8 @@
-"""Verdicts: a published number beside measured ones, and claims beside rows. Computed, never stored."""
+"""Verdicts on published numbers and claims: computed from measured ones, never stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import mean, stdev
 
 from quantable.table import Bound, Published, Tolerance
@@ -63,12 +64,8 @@ def judge(
         return Verdict("no published value", published.reason if published else None)
     if not published.counts:
         return Verdict("no published value", f"only {published.confidence}: {published.source}")
-    if measured.budget not in (COMPUTED, "paper"):
-        return Verdict("not comparable", f"budget {measured.budget} is not the paper's size")
-    if not measured.original_data:
-        return Verdict("not comparable", f"{measured.data} is a lossy copy of the paper's data")
-    if measured.budget == "paper" and measured.n < seeds_needed:
-        return Verdict("incomplete", f"{measured.n} of {seeds_needed} seeds")
+    if obstacle := _obstacle(measured, seeds_needed):
+        return obstacle
     if tolerance is None:
         return Verdict("not judged", "the column has no tolerance")
     difference = measured.mean - published.value
@@ -77,13 +74,26 @@ def judge(
     return Verdict("above" if difference > 0 else "below")
 
 
-def holds(values: Sequence[float], value: float, bound: Bound) -> bool:
-    """Whether ``value`` (from the rows' ``values``) lies within the bound, and the rows rise if they must.
+def _obstacle(measured: Measured, seeds_needed: int) -> Verdict | None:
+    """Say why a measured number cannot be compared with a published one."""
+    if measured.budget not in (COMPUTED, "paper"):
+        return Verdict("not comparable", f"budget {measured.budget} is not the paper's size")
+    if not measured.original_data:
+        return Verdict("not comparable", f"{measured.data} is a lossy copy of the paper's data")
+    if measured.budget == "paper" and measured.n < seeds_needed:
+        return Verdict("incomplete", f"{measured.n} of {seeds_needed} seeds")
+    return None
 
-    >>> holds([2.0, 3.0], 3.0, Bound(min=1.8, rising=True)), holds([2.0, 1.9], 2.0, Bound(rising=True))
-    (True, False)
+
+def holds(values: Sequence[float], value: float, bound: Bound) -> bool:
+    """Whether ``value`` lies within the bound, and the rows' ``values`` rise if they must.
+
+    >>> holds([2.0, 3.0], 3.0, Bound(min=1.8, rising=True))
+    True
+    >>> holds([2.0, 1.9], 2.0, Bound(rising=True))
+    False
     """
-    if bound.rising and any(b <= a for a, b in zip(values, values[1:], strict=False)):
+    if bound.rising and any(b <= a for a, b in pairwise(values)):
         return False
     low = bound.min if bound.min is not None else float("-inf")
     high = bound.max if bound.max is not None else float("inf")

@@ -30,7 +30,7 @@ def next_bits(bits: int, density: float, *, min_bits: int) -> int:
 
 
 def is_flat(series: Sequence[Mapping[str, float]], *, window: int, within: float) -> bool:
-    """Whether every layer's mean over the last ``window`` epochs is ``within`` that of those before.
+    """Whether every layer's mean over ``window`` epochs is ``within`` that of those before.
 
     >>> is_flat([{"conv": 0.50}, {"conv": 0.51}], window=1, within=0.02)
     True
@@ -49,8 +49,8 @@ class ActivationDensity(Quantize):
 
     A phase lasts ``min_epochs`` to ``max_epochs``; there are at most ``max_updates``; training ends
     early when no width changes or the mean density reaches ``enough_density``. The first and the
-    last layer, and layers without a ReLU behind them, keep their widths. A shortcut shares the ReLU,
-    and so the width, of the layer it is added into.
+    last layer, and layers without a ReLU behind them, keep their widths. A shortcut shares the
+    ReLU, and so the width, of the layer it is added into.
     """
 
     def __init__(
@@ -95,27 +95,29 @@ class ActivationDensity(Quantize):
         super().setup(trainer, pl_module, stage)
         for meter in self.meters.values():
             meter.nonzero = meter.nonzero.to(pl_module.device)
-        if pl_module.epoch == pl_module.batch == 0:
-            pl_module.phase_epochs = self.max_epochs
+        module: Any = pl_module  # the suite's Classifier, whose phases this method sets
+        if module.epoch == module.batch == 0:
+            module.phase_epochs = self.max_epochs
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the densities; at the end of a phase update the widths or end the run."""
+        module: Any = pl_module
         by_meter = {name: meter.read() for name, meter in self.meters.items()}
         density = {layer: by_meter[meter] for layer, meter in self.meter_of.items()}
         total = sum(by_meter.values()) / len(by_meter)
         self.series.append(density)
-        line = pl_module.history[-1]  # type: ignore[index,union-attr]
+        line = module.history[-1]
         line |= {"density": density, "total_density": total}
         line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
         if not self._phase_over():
             return
         changed = self.updated_bits(density)
-        if pl_module.phase == self.max_updates or not changed or total >= self.enough_density:
-            pl_module.finished = True  # type: ignore[assignment]
+        if module.phase == self.max_updates or not changed or total >= self.enough_density:
+            module.finished = True
             return
         self.set_bits(changed)
         self.series.clear()
-        pl_module.start_phase(pl_module.epoch + 1, self.max_epochs)  # type: ignore[operator]
+        module.start_phase(module.epoch + 1, self.max_epochs)
 
     def _phase_over(self) -> bool:
         epochs = len(self.series)

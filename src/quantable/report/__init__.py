@@ -1,0 +1,1 @@
+"""Table and records to a report, and the report to text."""

@@ -101,7 +101,7 @@ class Reporter:
         self.budget = asked.budget or self._largest_budget()
 
     def _largest_budget(self) -> str:
-        """Return the largest budget with a current record; the table's default where there is none."""
+        """Return the largest budget with a current record, or the table's default."""
         present = {record.budget for store in self.stores for record in store.records()}
         for budget in BUDGETS:
             if budget in present and any(
@@ -144,8 +144,7 @@ class Reporter:
             if record is not None:
                 phase = self._phase(name, record, seed)
                 if phase is None:
-                    updates = len(record.phases) - 1
-                    missing = f"the run ended after {updates} bit-width updates, or its reference has not run"
+                    missing = f"no such phase: the run had {len(record.phases)}, or no reference"
                     continue
             shapes = self.shapes(cell)
             bits = self._bits(cell, shapes, record, phase, row.cost_bits)
@@ -266,9 +265,7 @@ class Reporter:
             assert claim.reference is not None, f"claim {name}: a drop needs its reference row"
             reference = self.measured(claim.reference, claim.column)
             if reference is not None and reference.n == reached[-1].n:
-                drops = [
-                    a - b for a, b in zip(reference.values, reached[-1].values, strict=True)
-                ]
+                drops = [a - b for a, b in zip(reference.values, reached[-1].values, strict=True)]
                 out = Measured(tuple(drops), self.budget, reached[-1].data)
         elif claim.kind == "largest" and reached:
             out = max(reached, key=lambda m: m.mean)

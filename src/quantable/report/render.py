@@ -63,7 +63,9 @@ def _references(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> tuple[
     for entry in entries:
         if entry.published:
             place = COLUMNS[entry.column]
-            said.append(f"{place.title} {number(entry.published.value, place.decimals)} {place.unit}")
+            said.append(
+                f"{place.title} {number(entry.published.value, place.decimals)} {place.unit}"
+            )
             words.append(entry.verdict)
     for claim in claims:
         claimed = f" {claim.claimed:g} {claim.unit}" if claim.claimed is not None else ""
@@ -123,7 +125,7 @@ def reasons(report: Report) -> list[str]:
 
 
 def terminal(report: Report) -> str:
-    """Tables for a terminal; returned as text with its colour codes where the terminal has colours."""
+    """Tables for a terminal, as text with colour codes where it has colours."""
     out = io.StringIO()
     shown = Console()
     console = Console(
@@ -162,7 +164,10 @@ def _markdown_table(head: list[str], body: list[list[str]]) -> str:
 
 def markdown(report: Report) -> str:
     """Write the same tables as Markdown."""
-    parts = [f"## {report.table}: {report.title}", f"{report.source}. Protocol: {protocol(report)}."]
+    parts = [
+        f"## {report.table}: {report.title}",
+        f"{report.source}. Protocol: {protocol(report)}.",
+    ]
     parts.append(_markdown_table(*_grid(report)))
     if report.claims:
         parts.append(_markdown_table(*_claim_lines(report)))

@@ -1,0 +1,122 @@
+"""One table of promises for every method that conf/quantizer names."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from quantable.quantizer import Quantizer
+
+CONF = Path(__file__).parents[2] / "conf"
+CHANNELS = 6
+
+
+def quantizer_nodes() -> dict[str, Any]:
+    """Each sheet's quantizers as ``<sheet>-weight`` and ``<sheet>-act``; a float sheet has none."""
+    nodes = {}
+    for path in sorted((CONF / "quantizer").glob("*.yaml")):
+        callback = OmegaConf.load(path).callback
+        for operand in ("weight", "act"):
+            if callback is not None and operand in callback:
+                nodes[f"{path.stem}-{operand}"] = callback[operand]
+    return nodes
+
+
+NODES = quantizer_nodes()
+BITS = [1, 2, 3, 4, 5, 6, 7, 8, 12, 15, 16]
+
+
+def test_discovery() -> None:
+    assert len(NODES) == 10  # raise this by two with each method
+
+
+@pytest.fixture(params=NODES, ids=str)
+def make(request):
+    node = NODES[request.param]
+
+    def make(bits: int, *, per_channel: bool, signed: bool) -> Quantizer:
+        factory = instantiate(node, per_channel=per_channel)
+        return factory(bits=bits, signed=signed, channels=CHANNELS)
+
+    return make
+
+
+def values(*, signed: bool) -> Tensor:
+    """(6, 6, 5, 5): dimension 0 and 1 both have as many elements as there are channels."""
+    x = torch.linspace(-20, 30, CHANNELS * CHANNELS * 25).sin().reshape(CHANNELS, CHANNELS, 5, 5)
+    return 2 * x if signed else (2 * x).relu()
+
+
+def most_levels(out: Tensor, quantizer: Quantizer) -> int:
+    """Distinct values in a tensor, or the most in any channel."""
+    if not quantizer.per_channel:
+        return out.unique().numel()
+    return max(part.unique().numel() for part in out.unbind(int(quantizer.batched)))
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
+@pytest.mark.parametrize("bits", BITS)
+def test_promises(make, bits: int, per_channel: bool, signed: bool) -> None:
+    quantizer = make(bits, per_channel=per_channel, signed=signed)
+    x = values(signed=signed).requires_grad_()
+    out = quantizer(x)
+    assert out.shape == x.shape
+    assert most_levels(out, quantizer) <= 2**bits
+    assert torch.equal(deepcopy(quantizer)(x), out)
+    out.square().sum().backward()
+    for name, tensor in [("input", x), *quantizer.named_parameters()]:
+        assert tensor.grad is not None, name
+        assert tensor.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
+@pytest.mark.parametrize("bits", [1, 4, 16])
+@pytest.mark.parametrize("training", [True, False])
+def test_constant_tensors_are_finite(make, bits, per_channel, value, training) -> None:
+    quantizer = make(bits, per_channel=per_channel, signed=True).train(training)
+    x = torch.full((CHANNELS, CHANNELS, 5, 5), value, requires_grad=True)
+    for _ in range(2):
+        out = quantizer(x)
+        out.sum().backward()
+        assert out.isfinite().all()
+        assert out.unique().numel() == 1
+        assert all(
+            p.grad.isfinite().all() for p in (x, *quantizer.parameters()) if p.grad is not None
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_arithmetic_is_float32_under_autocast(make, dtype) -> None:
+    x = values(signed=True)
+    quantizer = make(8, per_channel=False, signed=True)
+    in_float32 = deepcopy(quantizer)(x.to(dtype).float())
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(quantizer(x.to(dtype)), in_float32.to(dtype))
+        assert quantizer(x).dtype == torch.float32
+
+
+def test_layout_is_kept(make) -> None:
+    x = values(signed=True)[:, :, :4].contiguous(memory_format=torch.channels_last).requires_grad_()
+    out = make(4, per_channel=False, signed=True)(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    out.square().sum().backward()
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_state_comes_back(make) -> None:
+    quantizer = make(4, per_channel=False, signed=True)
+    quantizer(values(signed=True))
+    quantizer.bits = 3
+    quantizer(values(signed=True) / 3)
+    restored = make(8, per_channel=False, signed=True)
+    restored.load_state_dict(quantizer.state_dict())
+    x = values(signed=True) / 2
+    assert restored.bits == 3
+    assert torch.equal(restored.eval()(x), quantizer.eval()(x))
