@@ -19,7 +19,7 @@ $(VENV)/.installed: requirements.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install --no-deps --index-url $(TORCH_INDEX) torch==2.13.0 torchvision==0.28.0)
 	$(PIP) $(LOCKED) -r requirements.lock
-	$(VENV)/bin/python tools/needs_cuda.py && $(PIP) $(LOCKED) -r requirements-cuda.lock || true
+	if $(VENV)/bin/python tools/needs_cuda.py; then $(PIP) $(LOCKED) -r requirements-cuda.lock; fi
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -28,6 +28,21 @@ reproduce: setup    ## run the quickstart table, or TABLE=<id> ARGS="budget=cpu 
 
 test: setup    ## run the default tests
 	$(VENV)/bin/python -m pytest -q -m "not slow and not gpu"
+
+test-all: setup    ## run every test that needs no GPU
+	$(VENV)/bin/python -m pytest -q -m "not gpu"
+
+check: setup    ## format, lint and types; changes nothing
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+report: setup    ## fill README's tables from reproduce/evidence (ARGS=--check compares only)
+	$(VENV)/bin/python tools/make_readme.py $(ARGS)
+
+bench: setup    ## time the input pipeline and a training step (ARGS=--compiled)
+	$(VENV)/bin/python benchmarks/input_pipeline.py
+	$(VENV)/bin/python benchmarks/qat_step.py $(ARGS)
 
 lock:       ## resolve the dependencies anew (needs uv)
 	$(PYTHON) tools/lock.py

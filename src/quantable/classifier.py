@@ -96,10 +96,6 @@ class Classifier(pl.LightningModule):
             loss = loss + penalty()
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Count the step."""
-        self.batch += 1
-
     def check_finite(self) -> None:
         """End a diverged run with a message instead of a useless record."""
         if not torch.isfinite(self.sums[0]):
@@ -157,7 +153,7 @@ class Evaluate(pl.Callback):
         """Show progress."""
         assert isinstance(pl_module, Classifier)
         planned = pl_module.phase_start + pl_module.phase_epochs
-        self.tell(pl_module.epoch, planned, pl_module.batch, pl_module.batches)
+        self.tell(pl_module.epoch, planned, pl_module.batch + 1, pl_module.batches)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Append one line to the history."""
@@ -179,6 +175,14 @@ class Evaluate(pl.Callback):
         now = time.perf_counter()
         line["seconds"], self.began = now - self.began, now
         module.history.append(line)
+
+
+def save(state: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain containers by rename: a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
 
 
 class Keep(pl.Callback):
@@ -214,8 +218,9 @@ class Keep(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
-        """Save when the interval is over; the end of an epoch saves itself."""
+        """Count the step; save when the interval is over (the end of an epoch saves itself)."""
         assert isinstance(pl_module, Classifier)
+        pl_module.batch += 1
         due = time.perf_counter() - self.saved > self.every_seconds
         if due and pl_module.batch < pl_module.batches:
             pl_module.check_finite()
@@ -251,10 +256,7 @@ class Keep(pl.Callback):
                 "wall_seconds": self.total_seconds(),
             },
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.path)
+        save(state, self.path)
         self.saved = time.perf_counter()
 
     def restore(self, module: Classifier) -> None:

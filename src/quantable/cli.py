@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from quantable.columns import COLUMNS, hardware_of
-from quantable.config import ROOT
+from quantable.config import ROOT, RunConfig
 from quantable.data.layouts import missing, probe_variant
 from quantable.names import UserError, unknown
 from quantable.progress import Progress
@@ -19,6 +19,7 @@ from quantable.table import BUDGETS, Asked, Cell, Row, Table, load_table, table_
 
 EVIDENCE = ROOT / "reproduce" / "evidence"
 ACTIONS = ("run", "plan")
+CONTROL = ("table", "action", "format", "rows", "seed", "budget", "store")
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,23 @@ def parse(words: Sequence[str]) -> Words:
         key, equals, value = word.lstrip("+").partition("=")
         if not equals:
             raise UserError(f"command line: '{word}' is not of the form key=value")
-        if key in ("table", "action", "format", "rows", "seed", "budget", "store"):
+        if key in CONTROL:
             control[key] = value
-        else:
+        elif "." in key or key in RunConfig.model_fields:
             overrides.append(word)
+        else:
+            raise unknown("word", key, {*CONTROL, *RunConfig.model_fields}, "command line")
     for key, allowed in (("action", ACTIONS), ("format", tuple(FORMATS)), ("budget", BUDGETS)):
         if key in control and control[key] not in allowed:
             raise unknown(key, control[key], allowed, "command line")
     asked = Asked(
         overrides=tuple(overrides),
         budget=control.get("budget"),
-        rows=_list(control["rows"]) if "rows" in control else None,
+        rows=_names("rows", control["rows"]) if "rows" in control else None,
         seeds=_seeds(control["seed"]) if "seed" in control else None,
     )
     return Words(
-        tables=_list(control["table"]) if "table" in control else (),
+        tables=_names("table", control["table"]) if "table" in control else (),
         action=control.get("action", "run"),
         format=control.get("format", "terminal"),
         store=ROOT / Path(control.get("store", "runs")).expanduser(),
@@ -64,6 +67,13 @@ def parse(words: Sequence[str]) -> Words:
 
 def _list(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.strip("[]").split(",") if part.strip())
+
+
+def _names(key: str, value: str) -> tuple[str, ...]:
+    names = _list(value)
+    if not names:
+        raise UserError(f"command line: {key}={value}: give at least one name")
+    return names
 
 
 def _seeds(value: str) -> tuple[int, ...]:

@@ -52,6 +52,7 @@ class Facts:
     record: Record | None = None
     phase: Phase | None = None  # of the record; the row's accuracy is that of its last epoch
     cost_bits: int | None = None
+    whole_run: bool = False  # whether the training complexity is the whole run's, not the phase's
 
     @property
     def epoch(self) -> Epoch | None:
@@ -149,7 +150,8 @@ def _complexity(facts: Facts) -> float | None:
     if facts.cost_bits is not None:
         phases = [(phase.epochs, uniform(shapes, facts.cost_bits))]
     else:
-        phases = [(p.epochs, p.bit_map) for p in record.phases[: phase.index + 1]]
+        last = None if facts.whole_run else phase.index + 1
+        phases = [(p.epochs, p.bit_map) for p in record.phases[:last]]
     if any(_has_float(bits) for _, bits in phases):
         return None
     return complexity(phases, shapes, facts.hardware, record.config["recipe.epochs"])

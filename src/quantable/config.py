@@ -135,6 +135,7 @@ class RunConfig(_Strict):
 
 def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     """Compose ``conf/run.yaml`` with ``overrides`` (later ones win) into a plain, checked dict."""
+    _refuse_derived(overrides)
     if not GlobalHydra.instance().is_initialized():
         initialize_config_dir(str(CONF), version_base="1.3")
     try:
@@ -152,7 +153,7 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         RunConfig.model_validate(plain)
     except ValidationError as error:
-        raise _worded("conf", error) from error
+        raise _worded(overrides, error) from error
     for place in ("inner", "ends"):
         for width in plain["bits"][place] or ():
             _width(width)
@@ -161,12 +162,23 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     return plain
 
 
+def _refuse_derived(overrides: Sequence[str]) -> None:
+    """Refuse keys that only repeat signed ones: setting them would change numbers unsigned."""
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if belongs(key, ("data.loader",)) and key != "data.loader.workers":
+            raise UserError(
+                f"command line: '{key}' only repeats keys of data; set those, such as "
+                "data.augment.flip or data.val_images"
+            )
+
+
 def _layers_word(word: str) -> str:
     """Let ``bits.layers={...}`` name layers, which no config can list beforehand."""
     return f"++{word}" if word.startswith("bits.layers=") else word
 
 
-def _worded(where: str, error: ValidationError) -> UserError:
+def _worded(overrides: Sequence[str], error: ValidationError) -> UserError:
     """Turn pydantic's findings into one line per key: where, what came, what is allowed."""
     lines = []
     for fault in error.errors():
@@ -176,8 +188,10 @@ def _worded(where: str, error: ValidationError) -> UserError:
                 f"{place}={fault['input']}: a quantization grid has 1 to {MAX_BITS} bits; "
                 "use `quantizer=none` for full precision"
             )
+        elif fault["type"] == "extra_forbidden":
+            lines.append(str(unknown("key", place, _known_keys(overrides), "command line")))
         else:
-            lines.append(f"{where}: {place}={fault['input']!r}: {fault['msg']}")
+            lines.append(f"conf: {place}={fault['input']!r}: {fault['msg']}")
     return UserError("\n".join(lines))
 
 

@@ -42,4 +42,4 @@ def intervals(bits: int) -> int:
     >>> intervals(4)
     15
     """
-    return 2 ** check(bits) - 1
+    return (1 << check(bits)) - 1

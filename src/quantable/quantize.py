@@ -110,7 +110,7 @@ class Quantize(pl.Callback):
 
 def _quantize_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
     x, *rest = args
-    return (layer.act_quantizer(x), *rest)
+    return (cast(Quantizer, layer.act_quantizer)(x), *rest)
 
 
 def _channels(layer: nn.Module) -> tuple[int, int]:

@@ -32,13 +32,15 @@ class Quantizer(nn.Module, ABC):
         channels: int | None = None,
     ) -> None:
         super().__init__()
-        if per_channel and channels is None:
-            raise UserError(f"{type(self).__name__}: per_channel needs the number of channels")
         self.bits = bits
         self.signed = signed
         self.batched = batched
         self.per_channel = per_channel
-        self.shape = (channels,) if per_channel else ()  # of one statistic: (c,) or a scalar
+        self.shape: tuple[int, ...] = ()  # of a step, clip or range: scalar, or (c,)
+        if per_channel:
+            if channels is None:
+                raise UserError(f"{type(self).__name__}: per_channel needs the number of channels")
+            self.shape = (channels,)
         self.initialized = False
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from quantable.classifier import Classifier, Evaluate, Keep, Stream, Tell
+from quantable.classifier import Classifier, Evaluate, Keep, Stream, Tell, save
 from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
 from quantable.config import ROOT, portable
 from quantable.data.images import Images
@@ -90,6 +90,7 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
         # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         trainer.fit(module, train_dataloaders=stream)
+    save(net.state_dict(), store.weights(cell_name(cell.signature, variant)))
     return _record(cell, images, shapes, module, quantize, keep, device)
 
 

@@ -21,7 +21,7 @@ def straight_through(value: Tensor, grad_of: Tensor) -> Tensor:
     >>> y.item(), x.grad.item()
     (7.0, 3.0)
     """
-    result: Tensor = _StraightThrough.apply(value, grad_of)
+    result: Tensor = _StraightThrough.apply(value, grad_of)  # type: ignore[no-untyped-call]
     return result
 
 

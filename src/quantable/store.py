@@ -12,7 +12,7 @@ from quantable.record import Record, cell_name, read_record, write_json
 
 
 class Store:
-    """A folder: ``records/`` (finished), ``cells/`` (unfinished), ``shapes/``, ``reports/``."""
+    """A folder of records, final weights, unfinished cells, traced shapes and reports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,6 +31,10 @@ class Store:
             return read_record(path) if path.exists() else None
         paths = sorted(folder.glob(f"{signature}*.json"), key=lambda path: len(path.name))
         return read_record(paths[0]) if paths else None
+
+    def weights(self, name: str) -> Path:
+        """File of a finished cell's final weights: a state dict, loadable with weights_only."""
+        return self.folder / "weights" / f"{name}.pt"
 
     def add(self, record: Record) -> Path:
         """Write a finished record once, and drop the checkpoint that led to it."""

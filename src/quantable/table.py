@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from quantable.columns import COLUMNS
 from quantable.config import CONF, MACHINE, belongs, compose_run, signature
@@ -111,6 +112,12 @@ class Claim(_Strict):
     reference: str | None = None
     holds: dict[Literal["full", "cpu"], Bound]  # full: budgets paper and gpu
 
+    @model_validator(mode="after")
+    def _drop(self) -> Self:
+        if (self.kind == "drop") != (self.reference is not None):
+            raise ValueError("kind: drop and reference go together")
+        return self
+
 
 class Table(_Strict):
     """One table of a paper (``conf/table/<id>.yaml``)."""
@@ -158,6 +165,15 @@ class Table(_Strict):
         return "full" if budget in ("paper", "gpu") else "cpu"
 
 
+BLOCKS: Mapping[str, type[_Strict]] = {  # what the values of a mapping in the file are
+    "rows": Row,
+    "columns": Tolerance,
+    "claims": Claim,
+    "published": Published,
+    "holds": Bound,
+}
+
+
 def table_names() -> list[str]:
     """Names of all table files."""
     return sorted(path.stem for path in TABLES.glob("*.yaml"))
@@ -172,16 +188,28 @@ def load_table(name: str) -> Table:
 
 def read_table(path: Path) -> Table:
     """Read and check one table file."""
-    content = yaml.safe_load(path.read_text())
     try:
-        return Table.model_validate(content)
+        table = Table.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
     except ValidationError as error:
-        lines = []
-        for fault in error.errors():
-            place = ".".join(str(part) for part in fault["loc"])
-            message = fault["msg"].removeprefix("Value error, ")
-            lines.append(message if message.startswith("conf/") else f"{path}: {place}: {message}")
-        raise UserError("\n".join(lines)) from error
+        raise UserError("\n".join(_worded(path, fault) for fault in error.errors())) from error
+    if table.id != path.stem:
+        raise UserError(f"{path}: id: '{table.id}' is not the file's name, {path.stem}")
+    return table
+
+
+def _worded(path: Path, fault: ErrorDetails) -> str:
+    """Word one finding of pydantic: file, place, and the nearest right name for a wrong key."""
+    place = [str(part) for part in fault["loc"]]
+    message = fault["msg"].removeprefix("Value error, ")
+    if message.startswith("conf/"):
+        return message
+    if fault["type"] == "extra_forbidden":
+        block = BLOCKS.get(place[-3], Table) if len(place) > 2 else Table
+        where = ": ".join([str(path), *[".".join(place[:-1])][: len(place) - 1]])
+        return str(unknown("key", place[-1], block.model_fields, where))
+    return f"{path}: {'.'.join(place)}: {message}"
 
 
 @dataclass(frozen=True)

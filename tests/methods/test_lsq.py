@@ -14,6 +14,12 @@ GRIDS = [(bits, signed) for bits in (1, 2, 3, 8, 16) for signed in (False, True)
 FUNCTIONS = [lsq, lsq_eager]
 
 
+@pytest.fixture(autouse=True, params=[2**17, 16], ids=["whole", "pieces"])
+def piece(request, monkeypatch) -> None:
+    """Every test runs once with tensors in one piece and once with them cut."""
+    monkeypatch.setattr("quantable.pieces.PIECE", request.param)
+
+
 def points(q_min: int, q_max: int) -> np.ndarray:
     """Inside, on and beyond the range, and halves between levels, in units of the step."""
     inside = np.linspace(q_min - 1.5, q_max + 1.5, 97)

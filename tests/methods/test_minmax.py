@@ -7,6 +7,12 @@ import torch
 from quantable.methods.minmax import MinMax, minmax
 
 
+@pytest.fixture(autouse=True, params=[2**17, 16], ids=["whole", "pieces"])
+def piece(request, monkeypatch) -> None:
+    """Every test runs once with tensors in one piece and once with them cut."""
+    monkeypatch.setattr("quantable.pieces.PIECE", request.param)
+
+
 def in_numpy(x: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:
     """The paper's Eq. 2 and back, in the dtype of ``x``."""
     n = x.dtype.type(2**bits - 1)

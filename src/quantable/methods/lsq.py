@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantable.grid import BINARY, int_range
+from quantable.pieces import pieces
 from quantable.quantizer import Quantizer
 from quantable.ste import round_ste, sign, sign_ste, straight_through
 
@@ -41,13 +42,13 @@ def lsq(v: Tensor, step: Tensor, q_min: int, q_max: int, grad_scale: float = 1.0
 
 
 def lsq_eager(v: Tensor, step: Tensor, q_min: int, q_max: int, grad_scale: float = 1.0) -> Tensor:
-    """The same as ``lsq``, with few passes over memory where nothing fuses them.
+    """The same as ``lsq``, several times faster where no compiler fuses its operations.
 
     >>> lsq_eager(torch.tensor([-9.0, 0.2, 0.6]), torch.tensor(0.5), q_min=-4, q_max=3)
     tensor([-2.0000,  0.0000,  0.5000])
     """
     step = straight_through(step, grad_of=step * grad_scale)
-    result: Tensor = _LSQEager.apply(v, step, q_min, q_max)
+    result: Tensor = _LSQEager.apply(v, step, q_min, q_max)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -93,7 +94,8 @@ class LSQ(Quantizer):
     @torch.no_grad()
     def _first_step(self, v: Tensor) -> Tensor:
         _, q_max = int_range(self.bits, signed=self.signed)
-        return (2 * v.abs().mean(self.reduced(v)) / q_max**0.5).clamp(min=MIN_STEP)
+        first: Tensor = 2 * v.abs().mean(self.reduced(v)) / q_max**0.5
+        return first.clamp(min=MIN_STEP)
 
     @property
     def bits(self) -> int:
@@ -107,13 +109,17 @@ class LSQ(Quantizer):
 
 
 class _LSQEager(torch.autograd.Function):
-    """One new tensor forward; keeps v and the result, which the neighbours keep anyway."""
+    """One new tensor each way; keeps v and the result, which the neighbours keep anyway."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:  # noqa: ANN401
-        r = v / step
-        q = sign(r) if (q_min, q_max) == BINARY else r.clamp_(q_min, q_max).round_()
-        v_hat = q.mul_(step)
+        v_hat = torch.empty_like(v)
+        for v_hat_, v_, step_ in pieces(v_hat, v, step):
+            torch.div(v_, step_, out=v_hat_)
+            if (q_min, q_max) == BINARY:
+                v_hat_.copy_(sign(v_hat_)).mul_(step_)
+            else:
+                v_hat_.clamp_(q_min, q_max).round_().mul_(step_)
         ctx.save_for_backward(v, v_hat, step)
         ctx.q_min, ctx.q_max = q_min, q_max
         return v_hat
@@ -121,14 +127,17 @@ class _LSQEager(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
         v, v_hat, step = ctx.saved_tensors
-        r = v / step
-        # grad where -Q_N < r < Q_P, else 0 (Sec. 2.3), over r
-        grad_v = torch.ops.aten.hardtanh_backward.grad_input(
-            grad, r, ctx.q_min, ctx.q_max, grad_input=r
-        )
-        # s times Eq. 3: v_hat - v inside and v_hat outside, as grad_v is 0 there
-        grad_step = (_sum_product(grad, v_hat, step) - _sum_product(grad_v, v, step)) / step
-        return grad_v, grad_step, None, None
+        grad_v, grad_step = torch.empty_like(v), torch.zeros_like(step)
+        every = pieces(grad_v, grad, v, v_hat, step, grad_step)
+        for grad_v_, grad_, v_, v_hat_, step_, grad_step_ in every:
+            torch.div(v_, step_, out=grad_v_)
+            # grad where -Q_N < v / s < Q_P, else 0 (Sec. 2.3)
+            torch.ops.aten.hardtanh_backward.grad_input(
+                grad_, grad_v_, ctx.q_min, ctx.q_max, grad_input=grad_v_
+            )
+            # s times Eq. 3: v_hat - v inside and v_hat outside, as grad_v is 0 there
+            grad_step_ += _sum_product(grad_, v_hat_, step_) - _sum_product(grad_v_, v_, step_)
+        return grad_v, grad_step.div_(step), None, None
 
 
 def _sum_product(a: Tensor, b: Tensor, step: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from quantable.grid import intervals
 from quantable.layers import MAX_BITS
+from quantable.pieces import pieces
 from quantable.quantizer import Quantizer
 from quantable.ste import straight_through
 
@@ -28,11 +29,13 @@ def minmax(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
     tensor([-1.,  0.,  0.,  2.])
     """
     n = intervals(bits)
-    with torch.no_grad():  # in place: one buffer, as plain arithmetic would take seven
-        span = high - low
-        span = torch.where(span > 0, span, 1)
-        q = x.clamp(low, high).sub_(low).mul_(n).div_(span).round_()
-        value = q.mul_(span).div_(n).add_(low)
+    with torch.no_grad():
+        span = torch.where(high > low, high - low, 1)
+        value = torch.empty_like(x)
+        for part, x_, low_, high_, span_ in pieces(value, x, low, high, span):
+            part.copy_(x_).clamp_(low_, high_)
+            part.sub_(low_).mul_(n).div_(span_).round_()  # q
+            part.mul_(span_).div_(n).add_(low_)
     return straight_through(value, grad_of=x)
 
 

@@ -14,7 +14,7 @@ from quantable.record import Phase, Record
 from quantable.shapes import PACKAGED, read_shapes, shape_key
 from quantable.store import Store
 from quantable.table import BUDGETS, Asked, Cell, Claim, Published, Table
-from quantable.verdict import COMPUTED, Measured, holds, judge
+from quantable.verdict import COMPUTED, Measured, at_most, holds, judge
 
 
 class _Out(BaseModel):
@@ -149,7 +149,9 @@ class Reporter:
             shapes = self.shapes(cell)
             bits = self._bits(cell, shapes, record, phase, row.cost_bits)
             hardware = hardware_of(cell.config)
-            facts.append(Facts(shapes, bits, hardware, record, phase, row.cost_bits))
+            # A run's result cost all of its epochs, also those of phases tried after it.
+            whole = row.phase == "final"
+            facts.append(Facts(shapes, bits, hardware, record, phase, row.cost_bits, whole))
         return _RowFacts(facts, row.reason or missing)
 
     def _phase(self, name: str, record: Record, seed: int) -> Phase | None:
@@ -173,7 +175,7 @@ class Reporter:
         allowed = self.table.final_within_pp[self.table.scale(self.budget)]
         least = found.history[-1].val_top1_pct - allowed
         for phase in reversed(record.phases[1:]):
-            if record.history[phase.first_epoch + phase.epochs - 1].val_top1_pct >= least:
+            if at_most(least, record.history[phase.first_epoch + phase.epochs - 1].val_top1_pct):
                 return phase
         return record.phases[1]
 
@@ -193,24 +195,37 @@ class Reporter:
             return phase.bit_map
         return planned_bits(cell, shapes)
 
+    def known(self, name: str, column: str) -> list[tuple[Facts, float]]:
+        """Return a row's numbers, one for each seed that has one, with the facts behind it."""
+        numbers = [(f, COLUMNS[column].value(f)) for f in self.row_facts(name).facts]
+        return [(facts, number) for facts, number in numbers if number is not None]
+
     def measured(self, name: str, column: str) -> Measured | None:
         """Return a row's number over its seeds."""
-        about = COLUMNS[column]
-        values, records = [], []
-        for facts in self.row_facts(name).facts:
-            value = about.value(facts)
-            if value is not None:
-                values.append(value)
-                records.append(facts.record)
+        about, known = COLUMNS[column], self.known(name, column)
+        values = [value for _, value in known]
         if not values:
             return None
-        kept = [record for record in records if record is not None]
+        kept = [facts.record for facts, _ in known if facts.record is not None]
         from_run = about.trained or bool(kept and kept[0].config["quantizer.learns_bits"])
         if not from_run:
             budget = COMPUTED if self.budget == "paper" else self.budget
             return Measured((values[0],), budget, None)
-        data = kept[0].data
-        return Measured(tuple(values), self.budget, data.title, original_data=not data.variant)
+        titles = dict.fromkeys(record.data.title for record in kept)
+        original = not any(record.data.variant for record in kept)
+        return Measured(tuple(values), self.budget, ", ".join(titles), original_data=original)
+
+    def drop(self, name: str, reference: str, column: str) -> Measured | None:
+        """Return the reference row's number minus this row's, over the seeds that both have."""
+
+        def by_seed(row: str) -> dict[int, float]:
+            return {f.record.seed: value for f, value in self.known(row, column) if f.record}
+
+        own, other, measured = by_seed(name), by_seed(reference), self.measured(name, column)
+        drops = tuple(other[seed] - own[seed] for seed in own if seed in other)
+        if not drops or measured is None:
+            return None
+        return Measured(drops, self.budget, measured.data, measured.original_data)
 
     def row_facts(self, name: str) -> _RowFacts:
         """Facts of a row, looked up once."""
@@ -255,29 +270,23 @@ class Reporter:
         )
 
     def claim(self, name: str, claim: Claim) -> ClaimLine:
-        """Judge one claim over the mean values of its rows."""
+        """Judge one claim over the mean values of its rows; the line names the row it rests on."""
         scale = self.table.scale(self.budget)
-        bound, shown = claim.holds.get(scale), claim.rows[-1]
-        measured = [self.measured(row, claim.column) for row in claim.rows]
-        reached = [m for m in measured if m is not None]
-        out, value, reason = None, None, None
-        if claim.kind == "drop" and reached:
-            assert claim.reference is not None, f"claim {name}: a drop needs its reference row"
-            reference = self.measured(claim.reference, claim.column)
-            if reference is not None and reference.n == reached[-1].n:
-                drops = [a - b for a, b in zip(reference.values, reached[-1].values, strict=True)]
-                out = Measured(tuple(drops), self.budget, reached[-1].data)
-        elif claim.kind == "largest" and reached:
-            out = max(reached, key=lambda m: m.mean)
-        elif reached:
-            out = reached[-1]
+        bound = claim.holds.get(scale)
+        reached = [(row, m) for row in claim.rows if (m := self.measured(row, claim.column))]
+        shown, out = reached[-1] if reached else (claim.rows[-1], None)
+        if reached and claim.kind == "largest":
+            shown, out = max(reached, key=lambda found: found[1].mean)
+        if reached and claim.kind == "drop":
+            assert claim.reference is not None, "checked when the table was read"
+            out = self.drop(shown, claim.reference, claim.column)
+        reason = None
         if out is None:
             verdict, reason = "not judged", "not run"
         elif bound is None or self.budget == "smoke":
             verdict, reason = "not judged", f"budget {self.budget} proves nothing"
         else:
-            value = out.mean
-            good = holds([m.mean for m in reached], value, bound)
+            good = holds([m.mean for _, m in reached], out.mean, bound)
             verdict = "holds" if good else "does not hold"
             if out.data and out.n < len(self.table.seeds):
                 reason = f"{out.n} of {len(self.table.seeds)} seeds"
@@ -305,7 +314,11 @@ class Reporter:
             source=self.table.source,
             budget=self.budget,
             rows=[self.entry(row, column) for row in rows for column in self.table.columns],
-            claims=[self.claim(name, claim) for name, claim in self.table.claims.items()],
+            claims=[
+                self.claim(name, claim)
+                for name, claim in self.table.claims.items()
+                if {*claim.rows, *([claim.reference] if claim.reference else [])} <= set(rows)
+            ],
             notes=list(self.table.notes),
         )
 
@@ -337,11 +350,12 @@ def _published(published: Published) -> PublishedOut | None:
 def _bound(least: float | None, most: float | None, rising: bool) -> str:
     """Word a bound.
 
-    >>> _bound(1.8, None, True), _bound(0.4, 0.6, False)
-    ('at least 1.8, rising', '0.4 to 0.6')
+    >>> _bound(1.8, None, True), _bound(0.4, 0.6, False), _bound(None, None, True)
+    ('at least 1.8, rising', '0.4 to 0.6', 'rising')
     """
     if least is not None and most is not None:
-        words = f"{least:g} to {most:g}"
+        words = [f"{least:g} to {most:g}"]
     else:
-        words = f"at least {least:g}" if least is not None else f"at most {most:g}"
-    return f"{words}, rising" if rising else words
+        words = [f"at least {least:g}"] if least is not None else []
+        words += [f"at most {most:g}"] if most is not None else []
+    return ", ".join([*words, "rising"] if rising else words)

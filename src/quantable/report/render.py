@@ -132,6 +132,7 @@ def terminal(report: Report) -> str:
         file=out,
         width=shown.width if shown.is_terminal else 200,
         force_terminal=shown.is_terminal,
+        emoji=False,
     )
     for title, (head, body) in [
         (f"{report.table}: {report.title}", _grid(report)),
@@ -148,7 +149,7 @@ def terminal(report: Report) -> str:
             *cells, verdict = map(escape, line)
             grid.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
         console.print(grid)
-    console.print(f"Protocol: {protocol(report)}.", highlight=False)
+    console.print(f"Protocol: {protocol(report)}.", highlight=False, markup=False)
     for note in [*reasons(report), *report.notes]:
         console.print(f"- {note}", highlight=False, markup=False)
     return out.getvalue().rstrip("\n")

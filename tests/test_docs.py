@@ -1,0 +1,214 @@
+"""The documentation names only what exists, and its commands are ones that the suite takes."""
+
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quantable.cli import asked_tables, parse
+from quantable.names import UserError
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FOLDERS = "conf|src|docs|tests|tools|benchmarks|reproduce"
+LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
+PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w")
+CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"^python reproduce/(?:run|report)\.py .*$", re.MULTILINE)
+
+
+def page_id(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def missing_paths(text: str, page: Path) -> list[str]:
+    """Paths and relative links in a page's text that lead nowhere."""
+    links = [link for link in LINK.findall(text) if "://" not in link]
+    lost = [link for link in links if not (page.parent / link).exists()]
+    return lost + [path for path in PATH.findall(text) if not (ROOT / path).exists()]
+
+
+def test_pages_are_found() -> None:
+    pages = [page for page in PAGES if page.parent.name != "methods"]
+    assert len(pages) == 7  # README, CHANGELOG, CONTRIBUTING and docs/*.md: raise by one with each
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_path_and_link_exists(page: Path) -> None:
+    assert missing_paths(page.read_text(), page) == []
+
+
+def test_a_path_that_leads_nowhere_is_found() -> None:
+    text = (
+        "see `conf/table/nowhere.yaml`, [gone](docs/gone.md), src/quantable/run.py, conf/<x>.yaml"
+    )
+    lost = missing_paths(text, ROOT / "README.md")
+    assert lost == ["docs/gone.md", "conf/table/nowhere.yaml", "docs/gone.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_no_page_names_a_machine(page: Path) -> None:
+    assert not re.search(r"(?<!\w)/(work|tmp|root|home)/", page.read_text())
+
+
+def commands() -> Iterator[str]:
+    for page in PAGES:
+        for _, block in CODE.findall(page.read_text()):
+            yield from COMMAND.findall(block)
+
+
+def test_commands_are_found() -> None:
+    assert len(list(commands())) == 7
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(commands()))
+def test_every_command_in_the_pages_composes(command: str) -> None:
+    words = parse(shlex.split(command)[2:])
+    for table in asked_tables(words):
+        assert words.asked.cells(table) or "+table=ad_pim" in command
+
+
+def yaml_names(folder: str) -> list[str]:
+    return sorted(path.stem for path in (ROOT / "conf" / folder).glob("*.yaml"))
+
+
+def test_every_method_has_one_card_and_every_card_its_config() -> None:
+    named = []
+    for path in sorted((ROOT / "docs" / "methods").glob("*.md")):
+        config = re.search(r"\*\*Config\*\* `quantizer=(\w+)`", path.read_text())
+        assert config, f"docs/methods/{path.name} has no line with **Config** `quantizer=...`"
+        named.append(config[1])
+    methods = [name for name in yaml_names("quantizer") if name != "none"]
+    assert len(methods) >= 5  # they were found; tests/methods/test_every_method.py has the count
+    assert sorted(named) == methods
+
+
+def test_every_paper_is_in_the_bibliography() -> None:
+    known = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "docs/papers.bib").read_text(), re.MULTILINE))
+    asked = {
+        path.stem: yaml.safe_load(path.read_text())["paper"]
+        for folder in ("table", "hardware")
+        for path in sorted((ROOT / "conf" / folder).glob("*.yaml"))
+    }
+    assert len(asked) == 5  # three tables, two sets of constants
+    assert {name: paper for name, paper in asked.items() if paper not in known} == {}
+
+
+def test_add_a_method_quotes_lsq_as_it_is() -> None:
+    blocks = CODE.findall((ROOT / "docs/add-a-method.md").read_text())
+    source = (ROOT / "src/quantable/methods/lsq.py").read_text()
+    config = (ROOT / "conf/quantizer/lsq.yaml").read_text()
+    assert [language for language, _ in blocks] == ["python", "python", "yaml", ""]
+    assert blocks[0][1] in source
+    assert blocks[1][1] in source
+    assert blocks[2][1] == config
+
+
+def test_add_a_table_shows_a_table_that_can_be_read(tmp_path: Path) -> None:
+    from quantable.table import Row, Table, read_table
+
+    (block,) = [
+        text for kind, text in CODE.findall((ROOT / "docs/add-a-table.md").read_text()) if kind
+    ]
+    path = tmp_path / "ad_example.yaml"
+    path.write_text(block)
+    table = read_table(path)
+    assert table.id == "ad_example"
+    assert table.model_fields_set == set(Table.model_fields)  # every key is shown
+    shown = set().union(*(row.model_fields_set for row in table.rows.values()))
+    assert set(Row.model_fields) - shown == {"train", "reason"}  # explained below the example
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """tools/make_readme.py working on a README of its own."""
+    names = runpy.run_path(str(ROOT / "tools" / "make_readme.py"))
+    page = tmp_path / "README.md"
+    monkeypatch.setitem(names["main"].__globals__, "README", page)
+    return names, page
+
+
+def test_fill_replaces_only_what_is_between_the_markers(tool) -> None:
+    names, _ = tool
+    text = (
+        "a\n<!-- results: one -->\n<!-- end -->\n"
+        "b\n<!-- results: two x=1 -->\nold\n<!-- end -->\nc\n"
+    )
+    rendered = {"one": "| 1 |", "two x=1": r"| \1 \g<0> |"}  # no template language
+    once = names["fill"](text, rendered.__getitem__)
+    assert once == (
+        "a\n<!-- results: one -->\n\n| 1 |\n\n<!-- end -->\n"
+        "b\n<!-- results: two x=1 -->\n\n| \\1 \\g<0> |\n\n<!-- end -->\nc\n"
+    )
+    assert names["fill"](once, rendered.__getitem__) == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- results: one -->\n",
+        "<!-- end -->\n",
+        "<!-- results: one -->\n<!-- results: two -->\n<!-- end -->\n",
+        "<!-- results: one -->\n<!-- results: two -->\n<!-- end -->\n<!-- end -->\n",
+        "<!-- results: one -->\nx <!-- end -->\n",
+    ],
+    ids=["no end", "no begin", "one end for two", "nested", "end within a line"],
+)
+def test_markers_out_of_order_are_an_error(tool, text: str) -> None:
+    names, _ = tool
+    with pytest.raises(UserError, match="needs its own '<!-- end -->'"):
+        names["fill"](text, str)
+
+
+def test_check_tells_a_difference_and_writes_nothing(tool, capsys) -> None:
+    names, page = tool
+    empty = "<!-- results: ad_pim rows=vgg19_16 -->\n<!-- end -->\n"
+    page.write_text(empty)
+    assert names["main"](["--check"]) == 1
+    assert "make report" in capsys.readouterr().err
+    assert page.read_text() == empty
+
+    assert names["main"]([]) == 0
+    assert "### ad_pim" in page.read_text()
+    assert "| VGG19, 16 bit | 398.136 | 276.676 | 110.155 |" in page.read_text()  # papers/ad.md 4.1
+    assert names["main"](["--check"]) == 0
+
+    page.write_text(page.read_text().replace("110.155", "110.15"))
+    assert names["main"](["--check"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("ad_pim formt=json", "unknown option 'formt'"),
+        ("ad_pim format=json", "unknown option 'format'"),
+        ("ad_pin", "unknown table 'ad_pin'. Nearest: ad_pim"),
+        ("", "unknown table ''"),
+        ("ad_pim budget=cpus", "unknown budget 'cpus'. Nearest: cpu"),
+        ("ad_pim rows=vgg19_17", "unknown row 'vgg19_17'"),
+        ("ad_pim budget", "not of the form key=value"),
+    ],
+    ids=lambda value: value if "'" not in value else "",
+)
+def test_wrong_marker_words_are_an_error(tool, words: str, message: str) -> None:
+    names, page = tool
+    page.write_text(f"<!-- results: {words} -->\n<!-- end -->\n")
+    with pytest.raises(UserError, match=re.escape(message)):
+        names["main"]([])
+
+
+def test_an_unknown_option_is_an_error(tool) -> None:
+    names, _ = tool
+    with pytest.raises(UserError, match="unknown option '--chek'"):
+        names["main"](["--chek"])
+
+
+def test_the_readme_shows_three_tables(tool) -> None:
+    names, _ = tool
+    asked: list[str] = []
+    names["fill"]((ROOT / "README.md").read_text(), lambda words: asked.append(words) or "")
+    assert asked == ["ad_cifar10 budget=cpu", "ad_pim", "ad_quickstart"]

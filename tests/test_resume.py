@@ -1,0 +1,118 @@
+"""A run killed at any moment and started again ends as one never killed, to the last bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantable.record import Record
+from quantable.store import Store
+
+ROOT = Path(__file__).parents[1]
+# Small, but with everything a run has: augmentation, momentum, running ranges, two bit updates.
+SMALL = [
+    *("+table=ad_quickstart", "budget=smoke"),
+    *("trainer.threads=1", "trainer.checkpoint_seconds=0.01", "trainer.accelerator=cpu"),
+    *("data.train_images=768", "data.val_images=128", "data.test_images=128"),
+]
+AD = [
+    *("rows=ad", "seed=3"),
+    *("quantizer.callback.min_epochs=1", "quantizer.callback.max_epochs=1"),
+]
+
+
+def start(store: Path, words: Sequence[str] = AD) -> subprocess.Popen[str]:
+    command = [sys.executable, "reproduce/run.py", *SMALL, f"store={store}", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def checkpoint(store: Path) -> dict | None:
+    for path in store.glob("cells/*/last.ckpt"):
+        return torch.load(path, weights_only=True)
+    return None
+
+
+def kill_after(store: Path, epoch: int, batch: int) -> None:
+    """Start the cell and SIGKILL it once a checkpoint at or behind this place is on disk."""
+    process = start(store)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        state = checkpoint(store)
+        if state and (state["module"]["epoch"], state["module"]["batch"]) >= (epoch, batch):
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return
+        time.sleep(0.01)
+    pytest.fail("no checkpoint in time")
+
+
+def outcome(store: Path) -> tuple[Record, dict[str, torch.Tensor]]:
+    (record,) = Store(store).records()
+    return record, torch.load(Store(store).weights(record.name), weights_only=True)
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("unbroken")
+    finish(start(store))
+    return store
+
+
+@pytest.mark.parametrize(
+    "places", [[(0, 2)], [(1, 3), (2, 1)]], ids=["mid-epoch", "twice-after-updates"]
+)
+def test_killed_run_ends_as_unbroken(
+    unbroken: Path, tmp_path: Path, places: list[tuple[int, int]]
+) -> None:
+    for epoch, batch in places:
+        kill_after(tmp_path, epoch, batch)
+    finish(start(tmp_path))
+
+    (whole, whole_weights), (resumed, resumed_weights) = outcome(unbroken), outcome(tmp_path)
+    assert whole.provenance.resumed == 0
+    assert resumed.provenance.resumed == len(places)
+    assert resumed.metrics == whole.metrics
+    assert [phase.bits for phase in resumed.phases] == [phase.bits for phase in whole.phases]
+    assert len(whole.phases) == 3  # the widths were really updated twice
+    seconds = {"seconds": 0.0}
+    assert [epoch.model_copy(update=seconds) for epoch in resumed.history] == [
+        epoch.model_copy(update=seconds) for epoch in whole.history
+    ]
+    assert resumed_weights.keys() == whole_weights.keys()
+    assert all(same(resumed_weights[name], whole_weights[name]) for name in whole_weights)
+
+
+def test_finished_cell_is_not_trained_again(unbroken: Path) -> None:
+    (path,) = (unbroken / "records").glob("*.json")
+    written = path.stat().st_mtime_ns
+    _, err = finish(start(unbroken))
+    assert path.stat().st_mtime_ns == written
+    assert err == ""
+
+
+def test_two_runners_train_each_cell_once(tmp_path: Path) -> None:
+    runners = [start(tmp_path, ["rows=float,bits8", "seed=0,1"]) for _ in range(2)]
+    said = [finish(runner)[1] for runner in runners]
+    trained = [line for err in said for line in err.splitlines() if "top-1" in line]
+    assert len(trained) == len(Store(tmp_path).records()) == 4
