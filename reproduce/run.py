@@ -29,10 +29,20 @@ def multirun() -> None:
     from omegaconf import DictConfig
 
     from quantable.config import CONF
+    from quantable.names import UserError
+
+    # Words of this command that are no keys of the run config: Hydra takes them as additions.
+    own = ("rows=", "action=", "format=")
+    sys.argv[1:] = [f"+{word}" if word.startswith(own) else word for word in sys.argv[1:]]
 
     @hydra.main(config_path=str(CONF), config_name="run", version_base="1.3")
-    def job(_: DictConfig) -> int:
-        return run_main(list(HydraConfig.get().overrides.task))
+    def job(_: DictConfig) -> None:
+        words = list(HydraConfig.get().overrides.task)
+        try:
+            run_main(words)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
 
     job()
 

@@ -346,18 +346,18 @@ SHEETS = [path for path in sorted((CONF / "quantizer").glob("*.yaml")) if path.s
 
 
 @pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.stem)
-def test_sheets_make_a_callback(path: Path) -> None:
-    sheet = OmegaConf.load(path)
+def test_files_make_a_callback(path: Path) -> None:
+    group = OmegaConf.load(path)
     bits = OmegaConf.load(CONF / "bits" / "uniform.yaml")
-    config = OmegaConf.create({"quantizer": sheet, "bits": bits})
+    config = OmegaConf.create({"quantizer": group, "bits": bits})
     quantize = instantiate(config.quantizer.callback)
     assert isinstance(quantize, Quantize)
-    assert isinstance(sheet.version, int)
+    assert isinstance(group.version, int)
     net = Net()
     quantize.attach(net, INPUT_SIZE)
     net(images()).sum().backward()
     assert quantize.bits.keys() == {"stem", "conv1", "conv2", "fc"}
 
 
-def test_the_float_sheet_has_no_callback() -> None:
+def test_the_float_file_has_no_callback() -> None:
     assert OmegaConf.load(CONF / "quantizer" / "none.yaml").callback is None

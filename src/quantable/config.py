@@ -147,7 +147,8 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     except HydraException as error:
         raise _explain(overrides, error) from error
     except OmegaConfBaseException as error:
-        raise UserError(f"conf: {str(error).splitlines()[0]}") from error
+        place = f"conf: {error.full_key}" if error.full_key else "conf"
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
     assert isinstance(config, dict)
     plain: dict[str, Any] = {str(key): value for key, value in config.items()}
     try:

@@ -32,6 +32,7 @@ class Progress:
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
+            speed_estimate_period=600,
         )
         self.cells = cells
         self.settled = 0
@@ -64,7 +65,12 @@ class Progress:
         done = epoch * batches + batch
         words = f"epoch {epoch + 1} of at most {planned}"
         self.bars.update(self.current, completed=done, total=planned * batches)
-        self.bars.update(self.overall, description=f"cells ({words})")
+        share = min(
+            done / (planned * batches), 1
+        )  # of this cell, so that a time left is known early
+        self.bars.update(
+            self.overall, completed=self.settled + share, description=f"cells ({words})"
+        )
 
     def finish(self, cell: Cell, record: Record) -> None:
         """Count a trained cell and say in one line what came out."""

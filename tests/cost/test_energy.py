@@ -1,4 +1,4 @@
-"""The 45 nm energies of the AD sheet, sections 4.1 to 4.3."""
+"""The 45 nm energies of the AD card"""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ OP = load_hardware(Path(__file__).parents[2] / "conf/hardware/vasquez_45nm.yaml"
 
 
 def ratios(layers: list, bits: dict) -> tuple[str, str, str]:
-    """Efficiency of the MACs, of the memory and of both against 16 bit, as the sheet prints it."""
+    """Efficiency of the MACs, of the memory and of both against 16 bit, as worked out by hand."""
     base, ours = energy_pj(layers, uniform(layers, 16), OP), energy_pj(layers, bits, OP)
     mac, memory = base["mac"] / ours["mac"], base["memory"] / ours["memory"]
     return f"{mac:.3f}", f"{memory:.3f}", f"{sum(base.values()) / sum(ours.values()):.3f}"

@@ -1,4 +1,4 @@
-"""MAC counts against the hand counts of the AD sheet; average bits by each weighting."""
+"""MAC counts against the hand counts of the AD card; average bits by each weighting."""
 
 import pytest
 from hand_shapes import resnet18, vgg19

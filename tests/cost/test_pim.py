@@ -1,4 +1,4 @@
-"""PIM energies of the AD paper's Tables IV and V, and of the sheet's sections 4 to 6."""
+"""PIM energies of the AD paper's Tables IV and V, and what follows from them."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ def energy_uj(layers: list, bits: dict) -> float:
     return pim_energy_pj(layers, bits, PIM, rounding="up") / 1e6
 
 
-def printed_like(value: float, sheet: str) -> str:
-    """``value`` with as many decimals as ``sheet``."""
-    return f"{value:.{len(sheet.split('.')[1])}f}"
+def printed_like(value: float, printed: str) -> str:
+    """``value`` with as many decimals as ``printed``."""
+    return f"{value:.{len(printed.split('.')[1])}f}"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_table_v_16_bit_networks(layers: list, printed_uj: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "sheet_uj"),
+    ("layers", "card_uj"),
     [
         (vgg19(), "110.15476"),
         (resnet18(classes=None, all_shortcuts=False), "153.6707"),
@@ -44,8 +44,8 @@ def test_table_v_16_bit_networks(layers: list, printed_uj: float) -> None:
         (resnet18(classes=10, narrower=4), "10.059"),
     ],
 )
-def test_16_bit_structures(layers: list, sheet_uj: str) -> None:
-    assert printed_like(energy_uj(layers, uniform(layers, 16)), sheet_uj) == sheet_uj
+def test_16_bit_structures(layers: list, card_uj: str) -> None:
+    assert printed_like(energy_uj(layers, uniform(layers, 16)), card_uj) == card_uj
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Training complexity of the AD sheet, section 4.5."""
+"""Training complexity of the AD card"""
 
 import pytest
 
@@ -8,7 +8,7 @@ from quantable.names import UserError
 
 @pytest.mark.parametrize(
     ("mac_pj", "expected"),
-    [(0.4875, "0.507"), (0.390625, "0.466")],  # uniform 4 and 3 bit, sheet 4.3
+    [(0.4875, "0.507"), (0.390625, "0.466")],  # uniform 4 and 3 bit
 )
 def test_60_epochs_at_16_bit_then_140_quantized(mac_pj: float, expected: str) -> None:
     phases = [(60, 1.0), (140, 1.65 / mac_pj)]

@@ -17,7 +17,7 @@ CHANNELS = 6
 
 
 def quantizer_nodes() -> dict[str, Any]:
-    """Each sheet's quantizers as ``<sheet>-weight`` and ``<sheet>-act``; a float sheet has none."""
+    """Each file's quantizers as ``<file>-weight`` and ``<file>-act``; the float file has none."""
     nodes = {}
     for path in sorted((CONF / "quantizer").glob("*.yaml")):
         callback = OmegaConf.load(path).callback

@@ -68,8 +68,7 @@ def _references(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> tuple[
             )
             words.append(entry.verdict)
     for claim in claims:
-        claimed = f" {claim.claimed:g} {claim.unit}" if claim.claimed is not None else ""
-        said.append(f"{claim.claim}{claimed}")
+        said.append(f"{claim.claim} {_claimed(claim)}" if claim.claimed else claim.claim)
         words.append(f"{claim.claim} {claim.verdict}")
     if not words:
         ran = any(COLUMNS[entry.column].trained and entry.measured for entry in entries)
@@ -92,15 +91,23 @@ def _grid(report: Report) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
+def _unit(claim: ClaimLine) -> str:
+    return "" if claim.unit == "1" else claim.unit
+
+
+def _claimed(claim: ClaimLine) -> str:
+    return "–" if claim.claimed is None else f"{claim.claimed:g} {_unit(claim)}".strip()
+
+
 def _claim_lines(report: Report) -> tuple[list[str], list[list[str]]]:
     head = ["claim", "what the paper says", "claimed", "measured", "holds when", "verdict"]
     body = []
     for claim in report.claims:
-        claimed = f"{claim.claimed:g} {claim.unit}" if claim.claimed is not None else "–"
         text = measured_text(claim.measured, COLUMNS[claim.column].decimals)
-        measured = f"{text} {claim.unit}" if claim.measured else text
+        measured = f"{text} {_unit(claim)}".strip() if claim.measured else text
         verdict = f"{claim.verdict} ({claim.reason})" if claim.reason else claim.verdict
-        body.append([claim.claim, claim.text, claimed, measured, claim.bound or "–", verdict])
+        said = [claim.claim, claim.text, _claimed(claim)]
+        body.append([*said, measured, claim.bound or "–", verdict])
     return head, body
 
 
@@ -111,17 +118,18 @@ def protocol(report: Report) -> str:
     seeds = sorted({m.n for m in seen if m.data})
     words = f"budget {report.budget}; data {', '.join(data)}"
     if seeds:
-        words += f"; seeds {' to '.join(str(n) for n in {seeds[0]: 0, seeds[-1]: 0})}"
+        counts = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
+        words += f"; {counts} seed{'s' if seeds[-1] > 1 else ''}"
     return words
 
 
 def reasons(report: Report) -> list[str]:
     """Say once for each row why a number is missing or cannot be judged."""
-    found: dict[str, None] = {}
+    found: dict[str, dict[str, None]] = {}  # reason -> labels, in order
     for entry in report.rows:
         if entry.reason and (entry.measured is None or entry.published):
-            found[f"{entry.label}: {entry.reason}"] = None
-    return list(found)
+            found.setdefault(entry.reason, {})[entry.label] = None
+    return [f"{'; '.join(labels)}: {reason}." for reason, labels in found.items()]
 
 
 def terminal(report: Report) -> str:

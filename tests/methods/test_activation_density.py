@@ -1,0 +1,330 @@
+"""Activation density against hand counts and the sheet's sequences (papers of the method's card)."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantable.classifier import Classifier
+from quantable.columns import Hardware, complexity, uniform
+from quantable.cost.hardware import load_hardware
+from quantable.layers import Bits, LayerShape
+from quantable.methods.activation_density import (
+    ActivationDensity,
+    DensityMeter,
+    is_flat,
+    next_bits,
+)
+from quantable.methods.minmax import MinMax
+from quantable.models.cifar import resnet8_cifar
+from quantable.recipe import constant
+
+HARDWARE = Path(__file__).parents[2] / "conf" / "hardware"
+GREY = (1, 28, 28)
+
+
+def method(**changes: Any) -> ActivationDensity:
+    """Return AD with phases of one epoch and nothing that ends the run early."""
+    arguments = {
+        "weight": partial(MinMax, batched=False, per_channel=False),
+        "act": partial(MinMax, batched=True, per_channel=False),
+        "inner": [16, 16],
+        "ends": [16, 16],
+        "layers": {},
+        "min_epochs": 1,
+        "max_epochs": 1,
+        "max_updates": 99,
+        "window": 1,
+        "flat_within": 0.02,
+        "enough_density": 0.95,
+        "min_bits": 2,
+    }
+    return ActivationDensity(**arguments | changes)
+
+
+def attached(**changes: Any) -> tuple[ActivationDensity, Classifier]:
+    """Put AD on ResNet-8 with a convolution in every shortcut."""
+    net = resnet8_cifar(10, in_channels=1, width=0.5, shortcuts="all")
+    module = Classifier(
+        net, input_size=GREY, optimizer=torch.optim.SGD, schedule=constant, epochs=9
+    )
+    ad = method(**changes)
+    ad.setup(None, module, "fit")
+    return ad, module
+
+
+def end_epoch(ad: ActivationDensity, module: Classifier, density: float | dict[str, float]) -> None:
+    """End an epoch whose densities are chosen, by activation module."""
+    for name, meter in ad.meters.items():
+        share = density if isinstance(density, float) else density[name]
+        meter.nonzero.fill_(round(share * 1000))
+        meter.elements = 1000
+    module.history.append({})
+    ad.on_train_epoch_end(None, module)
+    module.epoch += 1
+
+
+# AD-7: the proportion of non-zero activations
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        ([[[-1.0, 0.0, 2.0, 3.0]]], 2 / 4),
+        ([[[0.0, -0.0, -5.0]]], 0.0),
+        ([[[1e-30, 1.0]]], 1.0),
+        ([[[-1.0, 0.0, 2.0, 3.0]], [[7.0]]], 3 / 5),  # over elements, not over batches
+        ([[[1.0, -1.0]] * 3, [[-1.0, -1.0]]], 3 / 8),
+    ],
+    ids=["half", "none", "smallest", "unequal batches", "two samples"],
+)
+def test_density_is_the_share_of_nonzero_outputs(batches: list, expected: float) -> None:
+    relu = nn.ReLU()
+    meter = DensityMeter(relu)
+    for batch in batches:
+        relu(torch.tensor(batch))
+    assert meter.read() == expected
+
+
+def test_counts_are_64_bit_integers_and_start_anew_after_reading() -> None:
+    relu = nn.ReLU()
+    meter = DensityMeter(relu)
+    relu(torch.ones(4))
+    assert meter.nonzero.dtype == torch.int64
+    assert meter.read() == 1.0
+    relu(torch.tensor([1.0, -1.0]))
+    assert meter.read() == 0.5
+
+
+def test_evaluation_is_not_counted() -> None:
+    relu = nn.ReLU()
+    meter = DensityMeter(relu)
+    relu(torch.tensor([1.0, -1.0]))
+    relu.eval()
+    relu(torch.ones(100))
+    assert meter.read() == 0.5
+
+
+def test_density_is_counted_before_the_quantizer_makes_zeros() -> None:
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(1, 4, 3), nn.Linear(4 * 4 * 4, 2)
+    net = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), last)
+    ad = method(layers={"2": [2, 2]})
+    ad.attach(net, (1, 8, 8))
+    x = torch.randn(16, 1, 8, 8)
+    net(x)
+
+    relu = np.maximum(nn.functional.conv2d(x, first.weight, first.bias).detach().numpy(), 0)
+    quantized = ad.act_quantizers["2"](torch.from_numpy(relu))
+    assert ad.meters["1"].read() == np.count_nonzero(relu) / relu.size
+    assert np.count_nonzero(quantized.detach().numpy()) < 0.8 * np.count_nonzero(relu)
+
+
+# The update rule
+
+
+@pytest.mark.parametrize(
+    ("density", "expected"),
+    [
+        (0.3, [16, 5, 2]),
+        (0.5, [16, 8, 4, 2]),
+        (0.7, [16, 11, 8, 6, 4, 3, 2]),
+        (0.9, [16, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5]),
+    ],
+)
+def test_constant_density_gives_the_sheets_sequence(density: float, expected: list[int]) -> None:
+    found = [16]
+    while (bits := next_bits(found[-1], density, min_bits=2)) != found[-1]:
+        found.append(bits)
+    assert found == expected
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4, 2])
+def test_a_width_stays_from_one_minus_half_a_bit_on(bits: int) -> None:
+    limit = 1 - 1 / (2 * bits)
+    assert next_bits(bits, limit, min_bits=1) == bits
+    assert next_bits(bits, limit - 1e-6, min_bits=1) == bits - 1
+
+
+def test_halves_go_up_where_pythons_round_goes_to_even() -> None:
+    assert round(9 * 0.5) == 4
+    assert next_bits(9, 0.5, min_bits=2) == 5
+    assert round(5 * 0.5) == 2
+    assert next_bits(5, 0.5, min_bits=2) == 3
+    assert next_bits(2, 0.0, min_bits=2) == 2
+
+
+# Saturation
+
+FLAT = [{"a": 0.50, "b": 0.30}, {"a": 0.50, "b": 0.31}]
+
+
+@pytest.mark.parametrize(
+    ("series", "window", "within", "expected"),
+    [
+        (FLAT, 1, 0.011, True),
+        (FLAT, 1, 0.009, False),  # one layer is enough
+        (FLAT[:1], 1, 1.0, False),  # too short to say
+        (FLAT * 2, 2, 1e-9, True),  # both windows have the same mean
+        (FLAT * 2, 3, 1.0, False),
+        ([{"a": 0.9}, *[{"a": 0.5}] * 4], 2, 1e-9, True),  # what lies before does not matter
+        ([{"a": x} for x in (0.4, 0.6, 0.5, 0.5)], 2, 1e-9, True),  # means, not values
+        ([{"a": x} for x in (0.4, 0.4, 0.5, 0.5)], 2, 0.099, False),
+        ([{"a": x} for x in (0.4, 0.4, 0.5, 0.5)], 2, 0.101, True),
+        ([{"a": x} for x in (0.5, 0.5, 0.4, 0.4)], 2, 0.099, False),  # falling counts too
+    ],
+)
+def test_flat(series: list, window: int, within: float, expected: bool) -> None:
+    assert is_flat(series, window=window, within=within) == expected
+
+
+# In a network
+
+
+def test_shortcuts_share_the_meter_of_the_layer_they_are_added_into() -> None:
+    ad, _ = attached()
+    assert ad.meter_of["conv1"] != ad.meter_of["layer1.0.conv1"]
+    for block in ("layer1.0", "layer2.0", "layer3.0"):
+        assert ad.meter_of[f"{block}.shortcut.conv"] == ad.meter_of[f"{block}.conv2"]
+        assert ad.meter_of[f"{block}.shortcut.conv"] != ad.meter_of[f"{block}.conv1"]
+    assert "fc" not in ad.meter_of
+    assert len(ad.meters) == 7  # the stem's and two in each block
+
+
+def test_widths_follow_their_own_density_and_the_ends_stay() -> None:
+    ad, module = attached()
+    shares = dict.fromkeys(ad.meters, 0.5)
+    shares[ad.meter_of["layer2.0.conv1"]] = 0.25
+    shares[ad.meter_of["layer2.0.conv2"]] = 0.75
+    end_epoch(ad, module, shares)
+    widths = {name: bits.weight for name, bits in ad.bits.items()}
+    assert widths == {
+        "conv1": 16,
+        "layer1.0.conv1": 8,
+        "layer1.0.conv2": 8,
+        "layer1.0.shortcut.conv": 8,
+        "layer2.0.conv1": 4,
+        "layer2.0.conv2": 12,
+        "layer2.0.shortcut.conv": 12,
+        "layer3.0.conv1": 8,
+        "layer3.0.conv2": 8,
+        "layer3.0.shortcut.conv": 8,
+        "fc": 16,
+    }
+    assert {bits.act for bits in ad.bits.values()} == {4, 8, 12, 16}
+    assert ad.weight_quantizers["layer2.0.conv1"].bits == 4
+    assert ad.act_quantizers["layer2.0.shortcut.conv"].bits == 12
+
+
+def test_the_history_has_density_total_and_the_widths_the_epoch_was_trained_with() -> None:
+    ad, module = attached()
+    shares = {name: i / 10 for i, name in enumerate(ad.meters, start=1)}
+    end_epoch(ad, module, shares)
+    (line,) = module.history
+    assert line["density"] == {layer: shares[meter] for layer, meter in ad.meter_of.items()}
+    assert line["total_density"] == pytest.approx(0.4)  # (0.1 + ... + 0.7) / 7
+    assert set(map(tuple, line["bits"].values())) == {(16, 16)}
+    assert (module.phase, module.phase_start) == (1, 1)
+
+
+def test_a_run_goes_down_the_ladder_and_ends_when_no_width_changes() -> None:
+    ad, module = attached()
+    inner = []
+    while not module.finished:
+        inner.append(ad.bits["layer3.0.conv1"].weight)
+        end_epoch(ad, module, 0.5)
+        assert module.phase == len(inner) - module.finished
+    assert inner == [16, 8, 4, 2]
+    assert ad.bits["conv1"] == ad.bits["fc"] == Bits(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "densities", "updates", "finished"),
+    [
+        ({"max_updates": 1}, [0.5, 0.5], 1, True),
+        ({"max_updates": 0}, [0.5], 0, True),
+        ({"max_updates": 2}, [0.5, 0.5], 2, False),
+        ({}, [0.95], 0, True),  # dense enough
+        ({}, [0.949], 1, False),
+        ({"enough_density": 1.1}, [0.97], 0, True),  # 16 * 0.97 = 15.52: no width changes
+        ({"min_epochs": 3, "max_epochs": 9}, [0.5, 0.5], 0, False),  # flat, but too early
+        ({"min_epochs": 3, "max_epochs": 9}, [0.5, 0.5, 0.5], 1, False),
+        ({"min_epochs": 1, "max_epochs": 3}, [0.5, 0.6, 0.7], 1, False),  # never flat: the cap
+        ({"min_epochs": 1, "max_epochs": 4}, [0.5, 0.6, 0.7], 0, False),
+        ({"min_epochs": 1, "max_epochs": 9}, [0.5, 0.5], 1, False),  # flat
+        ({"min_epochs": 2, "max_epochs": 2}, [0.5, 0.5, 0.5, 0.5], 2, False),
+    ],
+)
+def test_when_a_phase_and_the_run_end(
+    changes: dict, densities: list[float], updates: int, finished: bool
+) -> None:
+    ad, module = attached(**changes)
+    for density in densities:
+        assert not module.finished
+        end_epoch(ad, module, density)
+    assert (module.phase, module.finished) == (updates, finished)
+
+
+def test_a_phase_is_planned_with_its_longest_length() -> None:
+    ad, module = attached(min_epochs=2, max_epochs=6)
+    assert module.phase_epochs == 6
+    for _ in range(2):
+        end_epoch(ad, module, 0.5)
+    assert (module.phase, module.phase_start, module.phase_epochs) == (1, 2, 6)
+
+
+def test_flatness_looks_at_the_phase_only() -> None:
+    ad, module = attached(min_epochs=1, max_epochs=3)
+    for density in (0.5, 0.5):  # flat: an update
+        end_epoch(ad, module, density)
+    assert module.phase == 1
+    end_epoch(ad, module, 0.5)  # the first epoch of a phase has none before it
+    assert module.phase == 1
+
+
+def test_state_comes_back_in_the_middle_of_an_epoch() -> None:
+    ad, module = attached(min_epochs=9, max_epochs=9)
+    end_epoch(ad, module, 0.5)
+    x = torch.randn(2, *GREY)
+    module.net(x)
+    again, _ = attached(min_epochs=9, max_epochs=9)
+    again.load_state_dict(ad.state_dict())
+    assert again.series == ad.series
+    assert [m.read() for m in again.meters.values()] == [m.read() for m in ad.meters.values()]
+
+
+def test_one_training_step_counts_every_activation_once() -> None:
+    ad, module = attached()
+    sizes: dict[str, int] = {}
+
+    def note(name: str, out: Tensor) -> None:
+        sizes[name] = out.numel()
+
+    for name in ad.meters:
+        relu = module.net.get_submodule(name)
+        relu.register_forward_hook(lambda _, __, out, name=name: note(name, out))
+    module.net(torch.randn(3, *GREY))
+    assert {name: meter.elements for name, meter in ad.meters.items()} == sizes
+    # (n, c, h, w) at half width: 8 channels of 28x28, 16 of 14x14, 32 of 7x7
+    expected = [3 * 8 * 28 * 28] * 3 + [3 * 16 * 14 * 14] * 2 + [3 * 32 * 7 * 7] * 2
+    assert list(sizes.values()) == expected
+
+
+# Training complexity
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(4, "0.507"), (3, "0.466")])
+def test_training_complexity_of_the_sheet(bits: int, expected: str) -> None:
+    shapes = [LayerShape("a", macs=100, weights=9, inputs=4), LayerShape("b", 50, 9, 4)]
+    hardware = Hardware(
+        load_hardware(HARDWARE / "vasquez_45nm.yaml"),
+        load_hardware(HARDWARE / "vasquez_pim.yaml"),
+        "up",
+    )
+    phases = [(60, uniform(shapes, 16)), (140, uniform(shapes, bits))]
+    assert f"{complexity(phases, shapes, hardware, 200):.3f}" == expected
+    assert complexity([(200, uniform(shapes, 16))], shapes, hardware, 200) == 1
