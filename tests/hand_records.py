@@ -24,11 +24,11 @@ Epochs = list[tuple[float, float]]  # held-out and test top-1 of each epoch, in 
 def record_of(
     cell: Cell, *phases: tuple[int, Epochs], variant: str = "", title: str = "Fashion-MNIST mini"
 ) -> Record:
-    """Return a finished run of ``cell``: for each phase the width of every layer, and its epochs."""
+    """Return a finished run of ``cell``; each phase: the width of every layer, and its epochs."""
     history: list[Epoch] = []
     kept = []
     for index, (width, epochs) in enumerate(phases):
-        bits = {name: (width, width) for name in LAYERS}
+        bits = dict.fromkeys(LAYERS, (width, width))
         first = len(history)
         kept.append(Phase(index=index, first_epoch=first, epochs=len(epochs), bits=bits))
         history += [
@@ -75,7 +75,7 @@ def epoch_of(epoch: int, phase: int, *, val: float, test: float) -> Epoch:
 
 
 def hand_table(**changes: Any) -> Table:
-    """Return a table of the paper's form over ResNet-8: float, 16 bit, AD's phases, one claim each."""
+    """Return a table of the paper's form over ResNet-8: float, 16 bit, AD, and three claims."""
     ad = {"label": "AD", "overrides": ["quantizer=ad", "bits.inner=[16,16]"], "phase": 0}
     known = {"value": 92.0, "source": "Table 9", "confidence": "published"}
     content = {
@@ -122,7 +122,7 @@ def hand_table(**changes: Any) -> Table:
 
 
 def claim(**changes: Any) -> dict[str, Any]:
-    """Return a claim's part of a table file, over the final row's accuracy where nothing else is said."""
+    """Return a claim's part of a table file; unless said otherwise, on the final row's accuracy."""
     content = {"text": "says so", "source": "abstract", "value": None, "unit": "1"}
     return content | {"kind": "value", "column": "top1_pct", "rows": ["ad_final"]} | changes
 

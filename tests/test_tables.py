@@ -14,7 +14,15 @@ from quantable.names import UserError
 from quantable.quantize import Quantize
 from quantable.report.model import planned_bits
 from quantable.shapes import PACKAGED, read_shapes, shape_key
-from quantable.table import BUDGETS, Asked, Published, Tolerance, load_table, read_table, table_names
+from quantable.table import (
+    BUDGETS,
+    Asked,
+    Published,
+    Tolerance,
+    load_table,
+    read_table,
+    table_names,
+)
 
 TABLES = {name: load_table(name) for name in table_names()}
 SIZED = [(name, budget) for name in TABLES for budget in BUDGETS]
@@ -37,9 +45,9 @@ def test_discovery() -> None:
 def test_every_row_composes_with_shapes_bits_and_constants_known_before_training(
     name: str, budget: str
 ) -> None:
-    table = TABLES[name]
+    table, asked = TABLES[name], Asked()
     for row in table.rows:
-        config = Asked().config(table, row, budget, seed=0)
+        config = asked.config(table, row, budget, seed=0)
         assert config["budget"]["name"] == budget
         key = shape_key(config["model"], config["data"]["input_size"])
         shapes = read_shapes(key, [PACKAGED])
@@ -51,7 +59,9 @@ def test_every_row_composes_with_shapes_bits_and_constants_known_before_training
 def test_a_cell_has_a_quantizer_and_the_bits_its_shapes_name(cell: Any) -> None:
     callback = cell.config["quantizer"]["callback"]
     assert callback is None or isinstance(instantiate(callback), Quantize)
-    shapes = read_shapes(shape_key(cell.config["model"], cell.config["data"]["input_size"]), [PACKAGED])
+    shapes = read_shapes(
+        shape_key(cell.config["model"], cell.config["data"]["input_size"]), [PACKAGED]
+    )
     bits = planned_bits(cell, shapes)
     assert (bits is None) == (cell.row == "ad")  # only AD finds its widths during training
     assert bits is None or list(bits) == [shape.name for shape in shapes]
@@ -107,12 +117,12 @@ def test_filters_choose_rows_and_seeds() -> None:
 
 
 def test_an_unknown_row_is_named_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="table ad_quickstart: unknown row 'bit4'. Nearest: bits4"):
+    with pytest.raises(UserError, match=r"table ad_quickstart: unknown row 'bit4'. Nearest: bits4"):
         Asked(rows=("bit4",)).cells(TABLES["ad_quickstart"])
 
 
 def test_an_unknown_table_is_named_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown table 'ad_cifar'. Nearest: ad_cifar10"):
+    with pytest.raises(UserError, match=r"unknown table 'ad_cifar'. Nearest: ad_cifar10"):
         load_table("ad_cifar")
 
 
@@ -181,7 +191,11 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
     [
         (("colums",), {}, "toy.yaml: unknown key 'colums'. Nearest: columns"),
         ((*FLOAT, "lable"), "x", "toy.yaml: rows.float: unknown key 'lable'. Nearest: label"),
-        ((*NUMBER, "vlaue"), 1, "rows.float.published.top1_pct: unknown key 'vlaue'. Nearest: value"),
+        (
+            (*NUMBER, "vlaue"),
+            1,
+            "rows.float.published.top1_pct: unknown key 'vlaue'. Nearest: value",
+        ),
         ((*CLAIM, "colum"), 1, "claims.C-1: unknown key 'colum'. Nearest: column"),
         ((*CLAIM, "holds", "full", "mni"), 1, "holds.full: unknown key 'mni'. Nearest: min"),
         (("columns", "top1_pct", "asb"), 1, "columns.top1_pct: unknown key 'asb'. Nearest: abs"),
@@ -195,7 +209,11 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         ((*CLAIM, "column"), "top1pct", "toy.yaml: unknown column 'top1pct'. Nearest: top1_pct"),
         ((*CLAIM, "rows"), ["lst"], "toy.yaml: unknown row 'lst'. Nearest: last"),
         ((*LAST, "cell"), "flaot", "toy.yaml: unknown row 'flaot'. Nearest: float"),
-        (LAST, {"label": "x", "cell": "float", "phase": "final", "reference": "floaty"}, "'floaty'"),
+        (
+            LAST,
+            {"label": "x", "cell": "float", "phase": "final", "reference": "floaty"},
+            "'floaty'",
+        ),
         ((*LAST, "overrides"), [], "rows.last: give exactly one of overrides and cell"),
         ((*LAST, "cell"), None, "rows.last: give exactly one of overrides and cell"),
         ((*LAST, "phase"), "final", "rows.last: phase: final and reference go together"),

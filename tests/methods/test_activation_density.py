@@ -1,5 +1,6 @@
-"""Activation density against hand counts and the sheet's sequences (papers of the method's card)."""
+"""Activation density against hand counts and the sheet's sequences."""
 
+import io
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def end_epoch(ad: ActivationDensity, module: Classifier, density: float | dict[s
     for name, meter in ad.meters.items():
         share = density if isinstance(density, float) else density[name]
         meter.nonzero.fill_(round(share * 1000))
-        meter.elements = 1000
+        meter.elements.fill_(1000)
     module.history.append({})
     ad.on_train_epoch_end(None, module)
     module.epoch += 1
@@ -93,19 +94,32 @@ def test_density_is_the_share_of_nonzero_outputs(batches: list, expected: float)
 def test_counts_are_64_bit_integers_and_start_anew_after_reading() -> None:
     relu = nn.ReLU()
     meter = DensityMeter(relu)
-    relu(torch.ones(4))
-    assert meter.nonzero.dtype == torch.int64
+    relu(torch.ones(1, 4))
+    assert meter.nonzero.dtype == meter.elements.dtype == torch.int64
     assert meter.read() == 1.0
-    relu(torch.tensor([1.0, -1.0]))
+    relu(torch.tensor([[1.0, -1.0]]))
     assert meter.read() == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("relu", [nn.ReLU(), nn.ReLU6()], ids=["relu", "relu6"])
+def test_counts_are_exact_in_every_precision(relu: nn.Module, dtype: torch.dtype) -> None:
+    meter = DensityMeter(relu)
+    x = torch.linspace(-20, 30, 3 * 5 * 61 * 67).sin().reshape(3, 5, 61, 67)
+    batches = [x.to(dtype), (9 * x.flip(0)).to(dtype).contiguous(memory_format=torch.channels_last)]
+    for batch in batches:
+        relu(batch)
+    positive = sum(np.count_nonzero(batch.float().numpy() > 0) for batch in batches)
+    assert meter.nonzero.item() == positive
+    assert meter.elements.item() == 2 * x.numel()
 
 
 def test_evaluation_is_not_counted() -> None:
     relu = nn.ReLU()
     meter = DensityMeter(relu)
-    relu(torch.tensor([1.0, -1.0]))
+    relu(torch.tensor([[1.0, -1.0]]))
     relu.eval()
-    relu(torch.ones(100))
+    relu(torch.ones(1, 100))
     assert meter.read() == 0.5
 
 
@@ -292,9 +306,13 @@ def test_state_comes_back_in_the_middle_of_an_epoch() -> None:
     x = torch.randn(2, *GREY)
     module.net(x)
     again, _ = attached(min_epochs=9, max_epochs=9)
-    again.load_state_dict(ad.state_dict())
-    assert again.series == ad.series
-    assert [m.read() for m in again.meters.values()] == [m.read() for m in ad.meters.values()]
+    file = io.BytesIO()
+    torch.save(ad.state_dict(), file)
+    file.seek(0)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    assert again.series == ad.series == [dict.fromkeys(ad.meter_of, 0.5)]
+    for name, meter in ad.meters.items():
+        assert again.meters[name].read() == meter.read() > 0
 
 
 def test_one_training_step_counts_every_activation_once() -> None:
@@ -308,7 +326,7 @@ def test_one_training_step_counts_every_activation_once() -> None:
         relu = module.net.get_submodule(name)
         relu.register_forward_hook(lambda _, __, out, name=name: note(name, out))
     module.net(torch.randn(3, *GREY))
-    assert {name: meter.elements for name, meter in ad.meters.items()} == sizes
+    assert {name: meter.elements.item() for name, meter in ad.meters.items()} == sizes
     # (n, c, h, w) at half width: 8 channels of 28x28, 16 of 14x14, 32 of 7x7
     expected = [3 * 8 * 28 * 28] * 3 + [3 * 16 * 14 * 14] * 2 + [3 * 32 * 7 * 7] * 2
     assert list(sizes.values()) == expected
