@@ -174,7 +174,7 @@ def test_check_tells_a_difference_and_writes_nothing(tool, capsys) -> None:
 
     assert names["main"]([]) == 0
     assert "### ad_pim" in page.read_text()
-    assert "| VGG19, 16 bit | 398.136 | 276.676 | 110.155 |" in page.read_text()  # papers/ad.md 4.1
+    assert "| VGG19, 16 bit | 398.136 | 276.676 | 110.155 |" in page.read_text()
     assert names["main"](["--check"]) == 0
 
     page.write_text(page.read_text().replace("110.155", "110.15"))

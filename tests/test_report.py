@@ -146,7 +146,7 @@ def test_an_unknown_row_is_an_error(tmp_path: Path) -> None:
         reporter(tmp_path, rows=("ad_3",)).report()
 
 
-# The final phase: papers/ad.md 2.4
+# The final phase: docs/methods/activation_density.md, 11
 
 
 @pytest.mark.parametrize(

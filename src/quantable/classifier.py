@@ -6,6 +6,7 @@ taken up in the middle of an epoch goes on as if it had never stopped.
 """
 
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -263,7 +264,10 @@ class Keep(pl.Callback):
         """Take up the run that the checkpoint, if there is one, left behind."""
         if not self.path.exists():
             return
-        state: Mapping[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            state: Mapping[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise UserError(f"{self.path}: damaged; delete it to begin the cell anew") from error
         module.net.load_state_dict(state["net"])
         module.optimizer_state = state["optimizer"]
         if self.quantize is not None:

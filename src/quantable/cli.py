@@ -1,5 +1,6 @@
 """What the commands do: parse, plan, run cells in order, report. No torch here."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,9 @@ def state(cell: Cell, store: Store, known: Sequence[Record]) -> State:
     if store.running(cell_name(cell.signature, variant)):
         return State(cell, variant, "running", None)
     same = (cell.table, cell.row, cell.seed, cell.config["budget"]["name"])
-    older = any((r.table, r.row, r.seed, r.budget) == same for r in known)
+    older = any(
+        (r.table, r.row, r.seed, r.budget) == same and r.signature != cell.signature for r in known
+    )
     return State(cell, variant, "stale" if older else "missing", None)
 
 
@@ -201,7 +204,7 @@ def _settle(cell: Cell, store: Store, progress: Progress, failures: list[str]) -
             progress.start(cell)
             try:
                 record = run_cell(cell, store, now.variant, progress.tell)
-            except UserError as error:
+            except (UserError, NotImplementedError) as error:
                 failures.append(f"{cell.row} seed {cell.seed}: {error}")
                 progress.failed(cell)
                 return True
@@ -250,9 +253,13 @@ def entry(main: Callable[[Sequence[str]], int], help_text: str) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # a reader such as `head` has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
     sys.exit(status)

@@ -1,5 +1,7 @@
 """The real sets of the development machine, where they are."""
 
+import os
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -13,6 +15,7 @@ SHARED = PROJECT_ROOT.parent / "shared" / "data"
 def real(folder: str):
     root = SHARED / folder
     if not root.is_dir():
+        assert "QUANTABLE_NEED_DATA" not in os.environ, f"{folder} must be here"
         pytest.skip(f"{folder} is not on this machine")
     return root
 

@@ -98,6 +98,7 @@ class Reporter:
         self.table = table
         self.asked = asked
         self.stores = stores
+        self._rows: dict[str, _RowFacts] = {}
         self.budget = asked.budget or self._largest_budget()
 
     def _largest_budget(self) -> str:
@@ -166,7 +167,7 @@ class Reporter:
     def _final(self, reference: str, record: Record, seed: int) -> Phase | None:
         """Choose the run's result: the last phase close enough to the reference on held-out images.
 
-        Where none is, the first quantized phase (papers/ad.md 2.4); test images play no part.
+        Where none is, the first quantized phase; test images play no part (AD's card, 11).
         """
         assert self.table.final_within_pp is not None, "checked when the table was read"
         found = self.find(self.cell(reference, self.budget, seed))
@@ -229,11 +230,9 @@ class Reporter:
 
     def row_facts(self, name: str) -> _RowFacts:
         """Facts of a row, looked up once."""
-        cache = self.__dict__.setdefault("_rows", {})
-        if name not in cache:
-            cache[name] = self.row(name)
-        facts: _RowFacts = cache[name]
-        return facts
+        if name not in self._rows:
+            self._rows[name] = self.row(name)
+        return self._rows[name]
 
     def entry(self, name: str, column: str) -> Entry:
         """Judge one row and column."""

@@ -11,12 +11,12 @@ from rich.table import Table as Grid
 from quantable.columns import COLUMNS
 from quantable.report.model import ClaimLine, Entry, MeasuredOut, Report
 
-COLOURS = {
-    "match": "green",
-    "holds": "green",
+COLOURS = {  # the first word that occurs decides, so that the worst verdict of a row shows
+    "does not hold": "red",
     "above": "yellow",
     "below": "yellow",
-    "does not hold": "red",
+    "match": "green",
+    "holds": "green",
 }
 
 
@@ -153,7 +153,7 @@ def terminal(report: Report) -> str:
             words = i == 0 or name in ("published or claimed", "verdict", "what the paper says")
             grid.add_column(escape(name), justify="left" if words else "right", overflow="fold")
         for line in body:
-            colour = next((c for word, c in COLOURS.items() if line[-1].endswith(word)), None)
+            colour = next((c for word, c in COLOURS.items() if word in line[-1]), None)
             *cells, verdict = map(escape, line)
             grid.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
         console.print(grid)
