@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quantable.layers import Bits
+from quantable.pieces import pieces
 from quantable.quantize import Factory, Quantize
 from quantable.trace import activations_behind
 
@@ -162,8 +163,9 @@ class DensityMeter:
         if module.training:
             # A ReLU's output has signs 0 and 1, so their sum per image, exact in float32 below
             # 2**24 elements, is the count, in a tenth of count_nonzero's time on a CPU.
-            per_image = output.detach().sign().flatten(1).sum(1, dtype=torch.float32)
-            self.nonzero += per_image.sum(dtype=torch.int64)
+            for (images,) in pieces(output.detach()):
+                per_image = images.sign().flatten(1).sum(1, dtype=torch.float32)
+                self.nonzero += per_image.sum(dtype=torch.int64)
             self.elements += output.numel()
 
     def to(self, device: torch.device) -> None:
