@@ -6,6 +6,7 @@ Hydra composes; pydantic checks types and ranges; nothing below ``quantable.run`
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,19 +137,14 @@ class RunConfig(_Strict):
 def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     """Compose ``conf/run.yaml`` with ``overrides`` (later ones win) into a plain, checked dict."""
     _refuse_derived(overrides)
-    if not GlobalHydra.instance().is_initialized():
-        initialize_config_dir(str(CONF), version_base="1.3")
-    try:
-        config = OmegaConf.to_container(
-            compose("run", overrides=[_layers_word(word) for word in overrides]),
-            resolve=True,
-            throw_on_missing=True,
-        )
-    except HydraException as error:
-        raise _explain(overrides, error) from error
-    except OmegaConfBaseException as error:
-        place = f"conf: {error.full_key}" if error.full_key else "conf"
-        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
+    # Under ``-m`` Hydra is there already, with the same conf; otherwise only for this composition.
+    ready = GlobalHydra.instance().is_initialized()
+    with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
+        return _checked(overrides)
+
+
+def _checked(overrides: Sequence[str]) -> dict[str, Any]:
+    config = _compose(overrides)
     assert isinstance(config, dict)
     plain: dict[str, Any] = {str(key): value for key, value in config.items()}
     try:
@@ -161,6 +157,20 @@ def compose_run(overrides: Sequence[str]) -> dict[str, Any]:
     for widths in plain["bits"]["layers"].values():
         Bits(*widths)
     return plain
+
+
+def _compose(overrides: Sequence[str]) -> object:
+    try:
+        return OmegaConf.to_container(
+            compose("run", overrides=[_layers_word(word) for word in overrides]),
+            resolve=True,
+            throw_on_missing=True,
+        )
+    except HydraException as error:
+        raise _explain(overrides, error) from error
+    except OmegaConfBaseException as error:
+        place = f"conf: {error.full_key}" if error.full_key else "conf"
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
 
 
 def _refuse_derived(overrides: Sequence[str]) -> None:
