@@ -14,6 +14,7 @@ import torch
 from quantable.record import Record
 from quantable.store import Store
 
+pytestmark = pytest.mark.slow  # each test starts several runs
 ROOT = Path(__file__).parents[1]
 # Small, but with everything a run has: augmentation, momentum, running ranges, two bit updates.
 SMALL = [
