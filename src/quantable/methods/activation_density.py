@@ -45,10 +45,20 @@ def is_flat(series: Sequence[Mapping[str, float]], *, window: int, within: float
     )
 
 
+def of_phase(epochs: int | Sequence[int], phase: int) -> int:
+    """Entry of a phase, where the last one serves all later phases.
+
+    >>> [of_phase([16, 5], phase) for phase in (0, 1, 2)], of_phase(20, 1)
+    ([16, 5, 5], 20)
+    """
+    return epochs if isinstance(epochs, int) else epochs[min(phase, len(epochs) - 1)]
+
+
 class ActivationDensity(Quantize):
     """Quantizes like ``Quantize`` and lowers the widths when the densities are flat.
 
-    A phase lasts ``min_epochs`` to ``max_epochs``; there are at most ``max_updates``; training ends
+    A phase lasts ``min_epochs`` to ``max_epochs``, each one number, or a list with one for every
+    phase whose last entry serves all later phases. There are at most ``max_updates``; training ends
     early when no width changes or the mean density reaches ``enough_density``. The first and the
     last layer, and layers without a ReLU behind them, keep their widths. A shortcut shares the
     ReLU, and so the width, of the layer it is added into.
@@ -62,8 +72,8 @@ class ActivationDensity(Quantize):
         inner: Sequence[int],
         ends: Sequence[int] | None,
         layers: Mapping[str, Sequence[int]],
-        min_epochs: int,
-        max_epochs: int,
+        min_epochs: int | Sequence[int],
+        max_epochs: int | Sequence[int],
         max_updates: int,
         window: int,
         flat_within: float,
@@ -98,7 +108,7 @@ class ActivationDensity(Quantize):
             meter.to(pl_module.device)
         module: Any = pl_module  # the suite's Classifier, whose phases this method sets
         if module.epoch == module.batch == 0:
-            module.phase_epochs = self.max_epochs
+            module.phase_epochs = of_phase(self.max_epochs, 0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the densities; at the end of a phase update the widths or end the run."""
@@ -110,7 +120,7 @@ class ActivationDensity(Quantize):
         line = module.history[-1]
         line |= {"density": density, "total_density": total}
         line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
-        if not self._phase_over():
+        if not self._phase_over(module.phase):
             return
         changed = self.updated_bits(density)
         if module.phase == self.max_updates or not changed or total >= self.enough_density:
@@ -118,14 +128,14 @@ class ActivationDensity(Quantize):
             return
         self.set_bits(changed)
         self.series.clear()
-        module.start_phase(module.epoch + 1, self.max_epochs)
+        module.start_phase(module.epoch + 1, of_phase(self.max_epochs, module.phase + 1))
 
-    def _phase_over(self) -> bool:
+    def _phase_over(self, phase: int) -> bool:
         epochs = len(self.series)
-        if epochs < self.min_epochs:
+        if epochs < of_phase(self.min_epochs, phase):
             return False
         flat = is_flat(self.series, window=self.window, within=self.flat_within)
-        return flat or epochs >= self.max_epochs
+        return flat or epochs >= of_phase(self.max_epochs, phase)
 
     def updated_bits(self, density: Mapping[str, float]) -> dict[str, Bits]:
         """Return the layers whose width changes, with their new widths."""
