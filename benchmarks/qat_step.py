@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantable.allocator import keep_freed_memory
 from quantable.methods.activation_density import DensityMeter
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
@@ -38,6 +39,7 @@ Step = Callable[[], None]
 def main() -> None:
     """Time every variant and print the table."""
     args = arguments()
+    keep_freed_memory()  # as every run does
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     x = torch.randn(args.batch, *INPUT_SIZE, device=args.device)  # (n, c, h, w)

@@ -9,10 +9,11 @@ Show a table from the records in the store and in reproduce/evidence.
   python reproduce/report.py +table=ad_pim format=json
 
 Words:
-  +table=<id>[,<id>]   tables to show           format=terminal|markdown|csv|json
+  +table=<id>[,<id>]   tables to show           format=terminal|markdown|csv|json|figures
   rows=<row>[,<row>]   only these rows          seed=<n>[,<n>]       these seeds
   budget=paper|gpu|cpu|smoke   (default: the largest with a record)
   store=<folder>       records (default: runs)
+  published=<file>     your own published numbers for one table (docs/add-a-table.md)
   <key>=<value>        as it was given to run.py
 """
 

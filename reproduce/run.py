@@ -16,8 +16,9 @@ Reproduce a paper's table: train or compute what misses, then show it beside the
 Words:
   +table=<id>[,<id>]   tables to work on        action=run|plan      plan trains nothing
   rows=<row>[,<row>]   only these rows          seed=<n>[,<n>]       these seeds
-  budget=paper|gpu|cpu|smoke                    format=terminal|markdown|csv|json
+  budget=paper|gpu|cpu|smoke                    format=terminal|markdown|csv|json|figures
   store=<folder>       records and checkpoints (default: runs)
+  published=<file>     your own published numbers for one table (docs/add-a-table.md)
   <key>=<value>        any key of conf/run.yaml; wins over the table's own
 """
 
@@ -32,7 +33,7 @@ def multirun() -> None:
     from quantable.names import UserError
 
     # Words of this command that are no keys of the run config: Hydra takes them as additions.
-    own = ("rows=", "action=", "format=")
+    own = ("rows=", "action=", "format=", "published=")
     sys.argv[1:] = [f"+{word}" if word.startswith(own) else word for word in sys.argv[1:]]
 
     @hydra.main(config_path=str(CONF), config_name="run", version_base="1.3")

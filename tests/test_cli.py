@@ -138,6 +138,10 @@ def test_a_truncated_image_is_named_with_its_row(tmp_path: Path) -> None:
         (["+table=ad_quickstart", "budget=gpuu"], "unknown budget 'gpuu'. Nearest: gpu"),
         ([*QUICK, "action=plann"], "unknown action 'plann'. Nearest: plan"),
         ([*QUICK, "format=jsn"], "unknown format 'jsn'. Nearest: json"),
+        ([*QUICK, "published="], "published=: give a file"),
+        (["published=my.yaml"], "published=my.yaml: name its table: +table=<id>"),
+        ([*QUICK, "published=no/my.yaml"], "published=no/my.yaml: No such file or directory"),
+        ([*QUICK, "publishd=my.yaml"], "unknown word 'publishd'. Nearest: published"),
         ([*QUICK, "smoke"], "'smoke' is not of the form key=value"),
         ([*QUICK, "~model=x"], "unknown word '~model'. Nearest: model"),
         (
@@ -198,6 +202,45 @@ def test_the_pim_table_as_json_needs_no_data(tmp_path: Path) -> None:
         assert found.verdict == "not run"
         assert "bit vector" in str(found.reason)
         assert "could not be recovered" in str(found.reason)
+
+
+def test_numbers_of_ones_own_turn_verdicts_on(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        """
+        table: ad_pim
+        rows:
+          resnet18_100way:
+            pim_energy_uj: {value: 159.487, unit: uJ, source: Table V}
+          vgg19_ad:
+            bits: [16, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 16]
+        """
+    )
+    # The path is relative to the working directory, which need not be the project's.
+    words = ["+table=ad_pim", "format=json", f"store={tmp_path / 'store'}", "published=my.yaml"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "reproduce" / "report.py", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    report = Report.model_validate_json(done.stdout)
+    shown = {(e.row, e.column): e for e in report.rows}
+    own = shown["resnet18_100way", "pim_energy_uj"]
+    assert own.published is not None
+    assert (own.published.confidence, own.verdict) == ("published", "match")
+    ad = shown["vgg19_ad", "pim_ratio"]
+    assert ad.measured is not None
+    assert ad.measured.mean == pytest.approx(4.090, abs=6e-4)  # sheet 4.3, ends at 16 bit
+    assert shown["vgg19_ad", "pim_energy_uj"].verdict == "above"  # of 21.506 uJ
+    assert shown["vgg19_16", "pim_energy_uj"].verdict == "match"  # as without the file
+
+
+def test_a_mistake_in_ones_own_numbers_ends_with_status_2(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("{table: ad_quickstart, rows: {ad_1: {top1: {value: 1}}}}")
+    message = f"{path}: rows.ad_1: unknown column 'top1'. Nearest: top1_pct"
+    refused(tmp_path, [*QUICK, f"published={path}"], [message])
 
 
 LADDER = {  # sheet 4.3: PIM energy in uJ

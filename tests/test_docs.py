@@ -94,7 +94,7 @@ def test_every_paper_is_in_the_bibliography() -> None:
         for folder in ("table", "hardware")
         for path in sorted((ROOT / "conf" / folder).glob("*.yaml"))
     }
-    assert len(asked) == 5  # three tables, two sets of constants
+    assert len(asked) == 8  # six tables, two sets of constants
     assert {name: paper for name, paper in asked.items() if paper not in known} == {}
 
 
@@ -111,16 +111,28 @@ def test_add_a_method_quotes_lsq_as_it_is() -> None:
 def test_add_a_table_shows_a_table_that_can_be_read(tmp_path: Path) -> None:
     from quantable.table import Row, Table, read_table
 
-    (block,) = [
-        text for kind, text in CODE.findall((ROOT / "docs/add-a-table.md").read_text()) if kind
-    ]
+    block, _ = yaml_blocks("docs/add-a-table.md")
     path = tmp_path / "ad_example.yaml"
     path.write_text(block)
     table = read_table(path)
     assert table.id == "ad_example"
     assert table.model_fields_set == set(Table.model_fields)  # every key is shown
     shown = set().union(*(row.model_fields_set for row in table.rows.values()))
-    assert set(Row.model_fields) - shown == {"train", "reason"}  # explained below the example
+    assert set(Row.model_fields) - shown == {"train", "reason", "bits"}  # explained below it
+
+
+def test_add_a_table_shows_published_numbers_that_can_be_read(tmp_path: Path) -> None:
+    _, block = yaml_blocks("docs/add-a-table.md")
+    path = tmp_path / "my.yaml"
+    path.write_text(block)
+    (table,) = asked_tables(parse(["+table=ad_cifar10", f"published={path}"]))
+    row = table.rows["ad_1"]
+    assert row.published["top1_pct"].value == 91.2
+    assert row.bits is not None
+
+
+def yaml_blocks(page: str) -> list[str]:
+    return [text for kind, text in CODE.findall((ROOT / page).read_text()) if kind == "yaml"]
 
 
 @pytest.fixture

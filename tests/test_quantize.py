@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from quantable.config import compose_run
 from quantable.layers import Bits
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
@@ -347,12 +348,10 @@ SHEETS = [path for path in sorted((CONF / "quantizer").glob("*.yaml")) if path.s
 
 @pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.stem)
 def test_files_make_a_callback(path: Path) -> None:
-    group = OmegaConf.load(path)
-    bits = OmegaConf.load(CONF / "bits" / "uniform.yaml")
-    config = OmegaConf.create({"quantizer": group, "bits": bits})
-    quantize = instantiate(config.quantizer.callback)
+    group = compose_run([f"quantizer={path.stem}"])["quantizer"]
+    quantize = instantiate(group["callback"])
     assert isinstance(quantize, Quantize)
-    assert isinstance(group.version, int)
+    assert isinstance(group["version"], int)
     net = Net()
     quantize.attach(net, INPUT_SIZE)
     net(images()).sum().backward()

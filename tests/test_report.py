@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hand_records import claim, hand_table, keep, reporter
+from hand_records import LAYERS, claim, hand_table, keep, record_of, reporter
 from rich.console import Console
 from rich.text import Text
 
@@ -254,6 +254,162 @@ def test_the_largest_counts_and_must_rise(
     assert line.measured.mean == pytest.approx(ratio)
     assert (line.verdict, line.row) == (verdict, row)
     assert len(line.measured.records) == 3
+
+
+def keep_two_updates(about: Reporter, seed: int, first: int, second: int) -> None:
+    keep(about, "ad", seed, (16, GOOD), (first, GOOD), (second, GOOD))
+
+
+def test_times_is_taken_seed_by_seed(tmp_path: Path) -> None:
+    times = claim(kind="times", column="pim_ratio", rows=["ad_2"], reference="ad_1")
+    times |= {"unit": "x", "holds": {"full": {"min": 2.0}}}
+    about = reporter(tmp_path, hand_table(claims={"times": times}))
+    keep_two_updates(about, 0, 8, 4)
+    keep_two_updates(about, 1, 4, 2)
+    keep(about, "ad", 2, (16, GOOD), (8, GOOD))  # has no second update
+    line = judged(about, "times")
+    assert line.measured is not None
+    factors = (66.714 / 16.968, 16.968 / 2.942)  # Table IV, in fJ per MAC
+    assert line.measured.mean == pytest.approx(sum(factors) / 2)
+    # Of the two factors; the quotient of the means would have no spread, and another value.
+    assert line.measured.std == pytest.approx((factors[1] - factors[0]) / 2**0.5)
+    assert (line.verdict, line.reason) == ("holds", "2 of 3 seeds")
+    assert (line.kind, line.row, line.reference) == ("times", "ad_2", "ad_1")
+
+
+@pytest.mark.parametrize(("second", "verdict"), [(4, "holds"), (7, "does not hold")])
+def test_times_is_judged_by_its_bound(tmp_path: Path, second: int, verdict: str) -> None:
+    times = claim(kind="times", column="pim_ratio", rows=["ad_2"], reference="ad_1")
+    about = reporter(tmp_path, hand_table(claims={"t": times | {"holds": {"full": {"min": 2.0}}}}))
+    keep_two_updates(about, 0, 8, second)  # 7 bit costs as 8
+    assert judged(about, "t").verdict == verdict
+
+
+def test_times_needs_both_rows(tmp_path: Path) -> None:
+    times = claim(kind="times", rows=["ad_1"], reference="bits16", holds={"full": {}})
+    about = reporter(tmp_path, hand_table(claims={"times": times}))
+    keep(about, "float", 0, (32, [(91.0, 0.0)]))  # a factor of nothing is no number
+    keep(about, "ad", 0, (16, GOOD), (8, GOOD))
+    keep(about, "ad", 1, (16, GOOD), (8, GOOD))
+    line = judged(about, "times")
+    assert (line.measured, line.verdict, line.reason) == (None, "not judged", "not run")
+
+
+def test_over_divides_two_columns_of_a_row(tmp_path: Path) -> None:
+    over = claim(kind="over", column="energy_ratio", over="pim_ratio", rows=["bits16", "ad_1"])
+    why = "the formulas allow at most 3.8"
+    about = reporter(tmp_path, hand_table(claims={"over": over | {"report_only": why}}))
+    line = judged(about, "over")
+    assert line.measured is not None
+    assert (line.measured.mean, line.measured.budget, line.row) == (1.0, "computed", "bits16")
+    for seed in range(3):
+        keep(about, "ad", seed, (16, GOOD), (8, GOOD))
+    about = reporter(tmp_path, about.table)
+    line = judged(about, "over")
+    energy, pim = about.measured("ad_1", "energy_ratio"), about.measured("ad_1", "pim_ratio")
+    assert energy is not None
+    assert pim is not None
+    assert line.measured is not None
+    assert line.measured.mean == pytest.approx(energy.mean / pim.mean)
+    assert (line.measured.n, line.measured.data) == (3, "Fashion-MNIST mini")
+    assert (line.verdict, line.reason, line.bound) == ("not judged", why, None)
+
+
+def test_a_claim_for_report_only_is_not_judged_even_with_a_bound(tmp_path: Path) -> None:
+    about = reporter(tmp_path, hand_table(claims={"drop": drop_of("ad_1") | {"report_only": "so"}}))
+    assert judged(about, "drop").reason == "not run"
+    keep(about, "float", 0, (32, FLOAT))
+    keep(about, "ad", 0, (16, GOOD), (8, GOOD))
+    line = judged(reporter(tmp_path, about.table), "drop")
+    assert (line.verdict, line.reason, line.bound) == ("not judged", "so", "at most 1")
+
+
+def test_a_report_leaves_out_claims_of_the_other_scale(tmp_path: Path) -> None:
+    claims = {
+        "full": claim(holds={"full": {"min": 1.0}}),
+        "cpu": claim(holds={"cpu": {"min": 1.0}}),
+        "both": claim(report_only="shown"),
+    }
+    table = hand_table(claims=claims)
+
+    def shown(budget: str) -> list[str]:
+        return [line.claim for line in reporter(tmp_path, table, budget=budget).report().claims]
+
+    assert shown("paper") == shown("gpu") == ["full", "both"]
+    assert shown("cpu") == shown("smoke") == ["cpu", "both"]
+
+
+def test_a_claim_line_shows_mean_std_seeds_data_and_budget(tmp_path: Path) -> None:
+    def lines() -> list[str]:
+        about = reporter(tmp_path, hand_table(claims={"value": claim(holds={"full": {}})}))
+        report = about.report()
+        (terminal,) = [
+            line for line in FORMATS["terminal"](report).splitlines() if "says so" in line
+        ]
+        (markdown,) = [
+            line for line in FORMATS["markdown"](report).splitlines() if "says so" in line
+        ]
+        return [terminal, markdown]
+
+    about = reporter(tmp_path)
+    for seed, test in enumerate((91.8, 92.0)):
+        keep(about, "float", seed, (32, FLOAT))
+        keep(about, "ad", seed, (16, GOOD), (8, [(91.0, test)]))
+        said = ("91.80", "n=1, so no std") if seed == 0 else ("91.90 ± 0.14 (n=2)", "n=2")
+        for line in lines():
+            assert all(words in line for words in said)
+            assert "; Fashion-MNIST mini; budget paper" in line
+
+
+# Vectors and the baseline
+
+
+def test_bits_per_layer_are_those_of_the_first_seed_that_has_a_run(tmp_path: Path) -> None:
+    about = reporter(tmp_path)
+    for seed, width in ((1, 5), (2, 6)):
+        record = record_of(about.cell("ad", "paper", seed), (16, GOOD), (8, GOOD), (4, GOOD))
+        record.phases[1].bits["layer2.0.conv1"] = (width, width)
+        record.phases[2].bits["layer2.0.conv1"] = (width, 8)
+        record.phases[2].channels = dict.fromkeys(LAYERS[:-1], 12)
+        about.stores[0].add(record)
+    report = about.report()
+    first, second = report.vectors  # the 16-bit phase is uniform, and there is no final one
+    assert (first.row, first.seed, first.layers) == ("ad_1", 1, LAYERS)
+    assert first.bits == [(8, 8)] * 4 + [(5, 5)] + [(8, 8)] * 6
+    assert (first.channels, second.channels) == (None, [12] * 10 + [None])
+    for face in ("terminal", "markdown"):
+        text = FORMATS[face](report)
+        assert "AD 1, seed 1: 8 8 8 8 5 8 8 8 8 8 8\n" in text
+        assert (
+            "AD 2, seed 1: weights 4 4 4 4 5 4 4 4 4 4 4; activations 4 4 4 4 8 4 4 4 4 4 4; "
+            "channels 12 12 12 12 12 12 12 12 12 12 –" in text
+        )
+    assert json.loads(FORMATS["json"](report))["vectors"][0]["bits"][4] == [5, 5]
+    assert "12 12" not in FORMATS["csv"](report)
+
+
+def test_bits_that_are_planned_layer_by_layer_are_shown_without_a_run(tmp_path: Path) -> None:
+    words = ["quantizer=minmax", "bits.inner=[4,4]", "bits.ends=[8,8]"]
+    mixed = [*words, "bits.layers={layer1.0.conv2:[2,2]}"]
+    rows = {
+        "even": {"label": "even", "overrides": words},  # 8, 4, ..., 4, 8
+        "mixed": {"label": "mixed", "overrides": mixed},
+    }
+    report = reporter(tmp_path, hand_table(rows=rows, claims={})).report()
+    assert [(v.row, v.seed, v.bits[2]) for v in report.vectors] == [("mixed", None, (2, 2))]
+    assert "  mixed: 8 4 2 4 4 4 4 4 4 4 8\n" in FORMATS["terminal"](report)
+
+
+def test_a_row_knows_the_baselines_run_of_its_seed(tmp_path: Path) -> None:
+    about = reporter(tmp_path, hand_table(baseline="bits16"))
+    for seed in (0, 2):
+        keep(about, "float", seed, (32, FLOAT))
+    for seed in range(3):
+        keep(about, "ad", seed, (16, GOOD), (8, GOOD))
+    baselines = [facts.baseline for facts in about.row("ad_1").facts]
+    assert [b.seed if b else None for b in baselines] == [0, None, 2]
+    assert {b.row for b in baselines if b} == {"float"}
+    assert [f.baseline for f in reporter(tmp_path).row("ad_1").facts] == [None] * 3
 
 
 def test_claims_without_a_run_are_not_judged(tmp_path: Path) -> None:

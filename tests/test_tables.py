@@ -31,14 +31,16 @@ SEEDED_CELLS = [
     for name, budget in SIZED
     for cell in Asked(budget=budget).cells(TABLES[name])
 ]
+LEARNS_BITS = ("ad", "pruned", "joint", "resnet18_ad", "resnet18_joint")  # widths follow densities
 CELLS = [(name, cell) for name, cell in SEEDED_CELLS if cell.seed == 0]
 
 
 def test_discovery() -> None:
-    assert sorted(TABLES) == ["ad_cifar10", "ad_pim", "ad_quickstart"]
-    # Runs with seeds: 2 x 3 for CIFAR-10 and 5 for the quickstart, at each of four budgets.
-    assert len(SEEDED_CELLS) == 4 * (6 + 0 + 5)
-    assert len(CELLS) == 4 * (2 + 0 + 5)
+    names = ["ad_cifar10", "ad_cifar100", "ad_pim", "ad_pruned", "ad_quickstart", "ad_tinyimagenet"]
+    assert sorted(TABLES) == names
+    # Runs with three seeds, and with one for the quickstart, at each of four budgets.
+    assert len(SEEDED_CELLS) == 4 * (6 + 6 + 0 + 30 + 5 + 6)
+    assert len(CELLS) == 4 * (2 + 2 + 0 + 10 + 5 + 2)
 
 
 @pytest.mark.parametrize(("name", "budget"), SIZED)
@@ -63,7 +65,7 @@ def test_a_cell_has_a_quantizer_and_the_bits_its_shapes_name(cell: Any) -> None:
         shape_key(cell.config["model"], cell.config["data"]["input_size"]), [PACKAGED]
     )
     bits = planned_bits(cell, shapes)
-    assert (bits is None) == (cell.row == "ad")  # only AD finds its widths during training
+    assert (bits is None) == (cell.row in LEARNS_BITS)
     assert bits is None or list(bits) == [shape.name for shape in shapes]
 
 
@@ -163,6 +165,7 @@ GOOD: dict[str, Any] = {
 FLOAT = ("rows", "float")
 LAST = ("rows", "last")
 CLAIM = ("claims", "C-1")
+CLAIM_OVER = GOOD["claims"]["C-1"] | {"kind": "over"}
 NUMBER = (*FLOAT, "published", "top1_pct")
 
 
@@ -223,8 +226,20 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
             {"label": "x", "cell": "float", "phase": "final", "reference": "float"},
             "phase: final needs final_within_pp",
         ),
-        ((*CLAIM, "kind"), "drop", "claims.C-1: kind: drop and reference go together"),
-        ((*CLAIM, "reference"), "float", "claims.C-1: kind: drop and reference go together"),
+        ((*CLAIM, "kind"), "drop", "claims.C-1: kind: drop or times and reference go together"),
+        ((*CLAIM, "kind"), "times", "claims.C-1: kind: drop or times and reference go together"),
+        ((*CLAIM, "reference"), "float", "C-1: kind: drop or times and reference go together"),
+        ((*CLAIM, "kind"), "over", "claims.C-1: kind: over and over go together"),
+        ((*CLAIM, "over"), "macs_m", "claims.C-1: kind: over and over go together"),
+        (CLAIM, CLAIM_OVER | {"over": "mac_m"}, "unknown column 'mac_m'. Nearest: macs_m"),
+        ((*CLAIM, "holds"), {}, "claims.C-1: give holds, or report_only with its reason"),
+        (("baseline",), "flaot", "toy.yaml: unknown row 'flaot'. Nearest: float"),
+        (
+            LAST,
+            {"label": "x", "cell": "float", "cost_bits": 8, "bits": [8, 8]},
+            "rows.last: give at most one of cost_bits and bits",
+        ),
+        ((*LAST, "bits"), [8, 17], "rows.last.bits.1: .*16"),
         (("columns", "top1_pct"), {"abs": 1, "rel": 1}, "give exactly one of abs and rel"),
         (("columns", "top1_pct"), {"abs": 0}, "columns.top1_pct.abs: .*greater than 0"),
         (("budget",), "huge", "toy.yaml: budget: .*'paper'"),

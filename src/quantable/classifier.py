@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
+from quantable.channels import shrink_to
 from quantable.data.images import Images, TrainBatches
 from quantable.names import UserError
 from quantable.quantize import Quantize
@@ -52,6 +53,7 @@ class Classifier(pl.LightningModule):
         self.phase_epochs = epochs  # planned length of the phase, which the schedule spans
         self.finished = False
         self.history: list[dict[str, Any]] = []
+        self.networks: list[dict[str, Any]] = []  # sizes, of a network that a method cuts
         self.optimizer_state: dict[str, Any] | None = None  # to be restored
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64), persistent=False)
         self.sums: Tensor  # of this epoch so far: loss x images, correct, images
@@ -268,6 +270,7 @@ class Keep(pl.Callback):
             state: Mapping[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise UserError(f"{self.path}: damaged; delete it to begin the cell anew") from error
+        shrink_to(module.net, state["net"])
         module.net.load_state_dict(state["net"])
         module.optimizer_state = state["optimizer"]
         if self.quantize is not None:
@@ -284,4 +287,7 @@ class Keep(pl.Callback):
 
 
 SPLITS = ("val", "test")
-PROGRESS = ("epoch", "batch", "phase", "phase_start", "phase_epochs", "finished", "history")
+PROGRESS = (
+    *("epoch", "batch", "phase", "phase_start", "phase_epochs"),
+    *("finished", "history", "networks"),
+)

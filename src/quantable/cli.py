@@ -12,15 +12,26 @@ from quantable.config import ROOT, RunConfig
 from quantable.data.layouts import missing, probe_variant
 from quantable.names import UserError, unknown
 from quantable.progress import Progress
+from quantable.published import fill
 from quantable.record import Record, cell_name
 from quantable.report.model import Report, Reporter
 from quantable.report.render import FORMATS
 from quantable.store import Store, wait
-from quantable.table import BUDGETS, Asked, Cell, Row, Table, load_table, table_names
+from quantable.table import (
+    BUDGETS,
+    SINGLE,
+    Asked,
+    Cell,
+    Row,
+    Table,
+    load_table,
+    table_names,
+)
 
 EVIDENCE = ROOT / "reproduce" / "evidence"
 ACTIONS = ("run", "plan")
-CONTROL = ("table", "action", "format", "rows", "seed", "budget", "store")
+FACES = (*FORMATS, "figures")  # figures are files, the others text
+CONTROL = ("table", "action", "format", "rows", "seed", "budget", "store", "published")
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Words:
     action: str
     format: str
     store: Path
+    published: Path | None  # a user's own numbers for one of the tables
     asked: Asked
 
 
@@ -48,7 +60,7 @@ def parse(words: Sequence[str]) -> Words:
             overrides.append(word)
         else:
             raise unknown("word", key, {*CONTROL, *RunConfig.model_fields}, "command line")
-    for key, allowed in (("action", ACTIONS), ("format", tuple(FORMATS)), ("budget", BUDGETS)):
+    for key, allowed in (("action", ACTIONS), ("format", FACES), ("budget", BUDGETS)):
         if key in control and control[key] not in allowed:
             raise unknown(key, control[key], allowed, "command line")
     asked = Asked(
@@ -62,6 +74,7 @@ def parse(words: Sequence[str]) -> Words:
         action=control.get("action", "run"),
         format=control.get("format", "terminal"),
         store=ROOT / Path(control.get("store", "runs")).expanduser(),
+        published=_file(control["published"]) if "published" in control else None,
         asked=asked,
     )
 
@@ -77,6 +90,12 @@ def _names(key: str, value: str) -> tuple[str, ...]:
     return names
 
 
+def _file(value: str) -> Path:
+    if not value:
+        raise UserError("command line: published=: give a file")
+    return Path(value).expanduser()
+
+
 def _seeds(value: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in _list(value))
@@ -90,9 +109,12 @@ def _seeds(value: str) -> tuple[int, ...]:
 def asked_tables(words: Words) -> list[Table]:
     """Load the asked tables; without one, a single run stands as a table of one row."""
     if words.tables:
-        return [load_table(name) for name in words.tables]
+        tables = [load_table(name) for name in words.tables]
+        return fill(tables, words.published) if words.published is not None else tables
+    if words.published is not None:
+        raise UserError(f"published={words.published}: name its table: +table=<id>")
     single = Table(
-        id="single",
+        id=SINGLE,
         paper="none",
         title="a single run",
         source="no table",
@@ -171,13 +193,26 @@ def run(table: Table, words: Words) -> Report:
     asked = words.asked
     if asked.budget is None:
         asked = Asked(asked.overrides, table.budget, asked.rows, asked.seeds)
-    report = Reporter(table, asked, [store]).report()
-    print(FORMATS[words.format](report))
+    report = show(Reporter(table, asked, [store]), words)
     store.reports.mkdir(parents=True, exist_ok=True)
     copy = store.reports / f"{table.id}.md"
     copy.write_text(FORMATS["markdown"](report) + "\n")
     if words.format == "terminal":
         print(f"Markdown: {copy}\nRecords:  {store.folder / 'records'}")
+    return report
+
+
+def show(reporter: Reporter, words: Words) -> Report:
+    """Print a report in the asked form, or draw its figures and print where they are."""
+    report = reporter.report()
+    if words.format == "figures":
+        from quantable.report.figures import (
+            write_figures,
+        )  # matplotlib only where something is drawn
+
+        print("\n".join(write_figures(reporter, Store(words.store).reports / report.table)))
+    else:
+        print(FORMATS[words.format](report))
     return report
 
 
@@ -233,7 +268,7 @@ def report_main(words: Sequence[str]) -> int:
         raise UserError(f"report: name a table: +table=<{'|'.join(table_names())}>")
     for table in asked_tables(parsed):
         stores = [Store(parsed.store), Store(EVIDENCE)]
-        print(FORMATS[parsed.format](Reporter(table, parsed.asked, stores).report()))
+        show(Reporter(table, parsed.asked, stores), parsed)
     return 0
 
 

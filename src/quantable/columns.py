@@ -46,13 +46,21 @@ def hardware_of(config: Mapping[str, Any]) -> Hardware:
 class Facts:
     """What is known about one row and seed; ``None`` is not known (yet)."""
 
-    shapes: Sequence[LayerShape] | None
+    shapes: Sequence[LayerShape] | None  # of the whole network, before any channel is cut
     bits: Mapping[str, Bits] | None
     hardware: Hardware
     record: Record | None = None
     phase: Phase | None = None  # of the record; the row's accuracy is that of its last epoch
     cost_bits: int | None = None
     whole_run: bool = False  # whether the training complexity is the whole run's, not the phase's
+    baseline: Record | None = None  # the table's baseline run of the same seed
+
+    @property
+    def now(self) -> Sequence[LayerShape] | None:
+        """Shapes in the row's phase, where channels may have been cut."""
+        if self.phase is not None and self.phase.shapes is not None:
+            return self.phase.shapes
+        return self.shapes
 
     @property
     def epoch(self) -> Epoch | None:
@@ -77,9 +85,23 @@ def _cost(
     """Make a column of a cost model: known as soon as shapes and bit-widths are."""
 
     def column(facts: Facts) -> float | None:
-        if facts.shapes is None or facts.bits is None:
+        if facts.now is None or facts.bits is None:
             return None
-        return value(facts.shapes, facts.bits, facts.hardware)
+        return value(facts.now, facts.bits, facts.hardware)
+
+    return column
+
+
+def _reduction(
+    value: Callable[[Sequence[LayerShape], Mapping[str, Bits], Hardware], float],
+) -> Callable[[Facts], float | None]:
+    """Make a column of the whole network's cost at 16 bit over the row's."""
+
+    def column(facts: Facts) -> float | None:
+        if facts.shapes is None or facts.now is None or facts.bits is None:
+            return None
+        whole = value(facts.shapes, uniform(facts.shapes, REFERENCE_BITS), facts.hardware)
+        return whole / value(facts.now, facts.bits, facts.hardware)
 
     return column
 
@@ -93,14 +115,12 @@ def uniform(layers: Sequence[LayerShape], bits: int) -> dict[str, Bits]:
     return {layer.name: Bits(bits, bits) for layer in layers}
 
 
-def _mac_ratio(layers: Sequence[LayerShape], bits: Mapping[str, Bits], hw: Hardware) -> float:
-    reference = energy_pj(layers, uniform(layers, REFERENCE_BITS), hw.energy)["mac"]
-    return reference / energy_pj(layers, bits, hw.energy)["mac"]
+def _mac_pj(layers: Sequence[LayerShape], bits: Mapping[str, Bits], hw: Hardware) -> float:
+    return energy_pj(layers, bits, hw.energy)["mac"]
 
 
-def _energy_ratio(layers: Sequence[LayerShape], bits: Mapping[str, Bits], hw: Hardware) -> float:
-    reference = energy_pj(layers, uniform(layers, REFERENCE_BITS), hw.energy)
-    return sum(reference.values()) / sum(energy_pj(layers, bits, hw.energy).values())
+def _energy_pj(layers: Sequence[LayerShape], bits: Mapping[str, Bits], hw: Hardware) -> float:
+    return sum(energy_pj(layers, bits, hw.energy).values())
 
 
 def _pim_uj(layers: Sequence[LayerShape], bits: Mapping[str, Bits], hw: Hardware) -> float:
@@ -111,50 +131,83 @@ def _has_float(bits: Mapping[str, Bits]) -> bool:
     return any(FLOAT_BITS in (b.weight, b.act) for b in bits.values())
 
 
-def _pim(facts: Facts) -> float | None:
-    # The arrays multiply integers of at most 16 bit: a float network has no PIM energy.
-    if facts.shapes is None or facts.bits is None or _has_float(facts.bits):
-        return None
-    return _pim_uj(facts.shapes, facts.bits, facts.hardware)
+def _unless_float(column: Callable[[Facts], float | None]) -> Callable[[Facts], float | None]:
+    """Leave a PIM column empty for float: the arrays multiply integers of at most 16 bit."""
+    return lambda facts: None if facts.bits is None or _has_float(facts.bits) else column(facts)
 
 
-def _pim_mac_fj(facts: Facts) -> float | None:
-    total_uj = _pim(facts)
-    if total_uj is None or facts.shapes is None:
-        return None
-    return total_uj * 1e9 / macs(facts.shapes, count_linear=True)
+def _pim_mac_fj(layers: Sequence[LayerShape], bits: Mapping[str, Bits], hw: Hardware) -> float:
+    return _pim_uj(layers, bits, hw) * 1e9 / macs(layers, count_linear=True)
 
 
-def _pim_ratio(facts: Facts) -> float | None:
-    own = _pim(facts)
-    if own is None or facts.shapes is None:
-        return None
-    return _pim_uj(facts.shapes, uniform(facts.shapes, REFERENCE_BITS), facts.hardware) / own
+# (epochs, bit-widths, layer shapes) of a phase
+Stretch = tuple[int, Mapping[str, Bits], Sequence[LayerShape]]
 
 
 def complexity(
-    phases: Sequence[tuple[int, Mapping[str, Bits]]],
+    phases: Sequence[Stretch],
     shapes: Sequence[LayerShape],
     hardware: Hardware,
     baseline_epochs: int,
 ) -> float:
-    """Training complexity of ``(epochs, bits)`` phases; efficiency is the MAC-energy ratio."""
-    rated = [(epochs, _mac_ratio(shapes, bits, hardware)) for epochs, bits in phases]
+    """Training complexity of phases; efficiency is the MAC energy against ``shapes`` at 16 bit."""
+    whole = _mac_pj(shapes, uniform(shapes, REFERENCE_BITS), hardware)
+    rated = [(epochs, whole / _mac_pj(now, bits, hardware)) for epochs, bits, now in phases]
     return training_complexity(rated, baseline_epochs=baseline_epochs)
 
 
-def _complexity(facts: Facts) -> float | None:
-    record, phase, shapes = facts.record, facts.phase, facts.shapes
-    if record is None or phase is None or shapes is None:
-        return None
+def _phases_counted(facts: Facts) -> list[Phase]:
+    """Phases a row's training went through: to its own, or all where the row is a run's result."""
+    if facts.record is None or facts.phase is None:
+        return []
     if facts.cost_bits is not None:
-        phases = [(phase.epochs, uniform(shapes, facts.cost_bits))]
-    else:
-        last = None if facts.whole_run else phase.index + 1
-        phases = [(p.epochs, p.bit_map) for p in record.phases[:last]]
-    if any(_has_float(bits) for _, bits in phases):
+        return [facts.phase]
+    return facts.record.phases[: None if facts.whole_run else facts.phase.index + 1]
+
+
+def _complexity(facts: Facts) -> float | None:
+    record, shapes = facts.record, facts.shapes
+    if record is None or shapes is None:
+        return None
+    fixed = uniform(shapes, facts.cost_bits) if facts.cost_bits is not None else None
+    phases = [(p.epochs, fixed or p.bit_map, p.shapes or shapes) for p in _phases_counted(facts)]
+    if not phases or any(_has_float(bits) for _, bits, _ in phases):
         return None
     return complexity(phases, shapes, facts.hardware, record.config["recipe.epochs"])
+
+
+def _training_macs(facts: Facts) -> float | None:
+    """MACs of the epochs trained, at any width, over those of the baseline's epochs."""
+    record, shapes = facts.record, facts.shapes
+    if record is None or shapes is None or facts.phase is None:
+        return None
+    spent = [p.epochs * macs(p.shapes or shapes, count_linear=True) for p in _phases_counted(facts)]
+    epochs: int = record.config["recipe.epochs"]
+    return sum(spent) / (epochs * macs(shapes, count_linear=True))
+
+
+def _training_time(facts: Facts) -> float | None:
+    """Seconds of the epochs trained, with their evaluations, over the baseline run's."""
+    if facts.record is None or facts.phase is None or facts.baseline is None:
+        return None
+    epochs = sum(phase.epochs for phase in _phases_counted(facts))
+    seconds = sum(epoch.seconds for epoch in facts.record.history[:epochs])
+    return seconds / sum(epoch.seconds for epoch in facts.baseline.history)
+
+
+def _retrained_epochs(facts: Facts) -> float | None:
+    """Epochs that are not the next one of a single run from untrained weights to its end."""
+    if facts.record is None:
+        return None
+    breaks = sum(epoch.epoch != i for i, epoch in enumerate(facts.record.history))
+    return breaks + abs(len(facts.record.history) - sum(p.epochs for p in facts.record.phases))
+
+
+def _miscounted(facts: Facts) -> float | None:
+    """Activations counted wrongly, over the first batches of all epochs."""
+    counts = [epoch.miscounted for epoch in facts.record.history] if facts.record else []
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -185,6 +238,13 @@ COLUMNS: dict[str, Column] = {
     ),
     "epochs": Column("epochs", "1", 0, True, lambda f: f.phase.epochs if f.phase else None),
     "training_complexity": Column("training complexity", "1", 3, True, _complexity),
+    "training_macs": Column("training MACs, of baseline's", "1", 3, True, _training_macs),
+    "training_time": Column("training time, of baseline's", "1", 3, True, _training_time),
+    "retrained_epochs": Column("epochs outside the one run", "1", 0, True, _retrained_epochs),
+    "miscounted": Column("activations miscounted", "1", 0, True, _miscounted),
+    "parameters": Column(
+        "parameters", "1", 0, True, lambda f: f.phase.parameters if f.phase else None
+    ),
     "mean_bits": Column(
         "mean bits", "bit", 2, False, _cost(lambda s, b, _: mean_bits(s, b, weighted_by="layers"))
     ),
@@ -201,18 +261,18 @@ COLUMNS: dict[str, Column] = {
         "uJ",
         3,
         False,
-        _cost(lambda s, b, hw: energy_pj(s, b, hw.energy)["mac"] * 1e-6),
+        _cost(lambda s, b, hw: _mac_pj(s, b, hw) * 1e-6),
     ),
     "energy_uj": Column(
         "45 nm energy",
         "uJ",
         3,
         False,
-        _cost(lambda s, b, hw: sum(energy_pj(s, b, hw.energy).values()) * 1e-6),
+        _cost(lambda s, b, hw: _energy_pj(s, b, hw) * 1e-6),
     ),
-    "mac_energy_ratio": Column("MAC-energy reduction", "x", 3, False, _cost(_mac_ratio)),
-    "energy_ratio": Column("45 nm energy reduction", "x", 3, False, _cost(_energy_ratio)),
-    "pim_energy_uj": Column("PIM energy", "uJ", 3, False, _pim),
-    "pim_mac_fj": Column("PIM energy per MAC", "fJ", 3, False, _pim_mac_fj),
-    "pim_ratio": Column("PIM reduction", "x", 3, False, _pim_ratio),
+    "mac_energy_ratio": Column("MAC-energy reduction", "x", 3, False, _reduction(_mac_pj)),
+    "energy_ratio": Column("45 nm energy reduction", "x", 3, False, _reduction(_energy_pj)),
+    "pim_energy_uj": Column("PIM energy", "uJ", 3, False, _unless_float(_cost(_pim_uj))),
+    "pim_mac_fj": Column("PIM energy per MAC", "fJ", 3, False, _unless_float(_cost(_pim_mac_fj))),
+    "pim_ratio": Column("PIM reduction", "x", 3, False, _unless_float(_reduction(_pim_uj))),
 }

@@ -11,7 +11,7 @@ from quantable.names import UserError
 
 
 class Quantizer(nn.Module, ABC):
-    """Fake quantizer of one tensor; a method defines ``fake_quantize``.
+    """Fake quantizer of one tensor; a method defines ``fake_quantize`` and maybe ``make_state``.
 
     ``bits``: 1 to 16. ``signed``: whether the tensor has values below 0. ``batched``: dimension 0
     is the batch (an activation), otherwise the tensor is a weight. ``per_channel``: one range or
@@ -42,6 +42,10 @@ class Quantizer(nn.Module, ABC):
                 raise UserError(f"{type(self).__name__}: per_channel needs the number of channels")
             self.shape = (channels,)
         self.initialized = False
+        self.make_state()
+
+    def make_state(self) -> None:
+        """Make the method's parameters and buffers, each of ``self.shape``; here there are none."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``: computed at least in float32, returned in the dtype of ``x``."""

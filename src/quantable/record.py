@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from quantable.layers import Bits
+from quantable.layers import Bits, LayerShape
 from quantable.names import UserError
 
 SCHEMA = 1
@@ -33,6 +33,7 @@ class Epoch(_Part):
     seconds: float
     total_density: float | None = None
     density: dict[str, float] | None = None  # share of non-zero activations behind each layer
+    miscounted: int | None = None  # activations counted wrongly in the epoch's first batch
     bits: dict[str, tuple[int, int]] | None = None  # only where they change during training
     training_complexity: float | None = None  # of the epochs so far
 
@@ -44,6 +45,10 @@ class Phase(_Part):
     first_epoch: int
     epochs: int
     bits: dict[str, tuple[int, int]]
+    # Where the method cuts channels, the network of this phase:
+    channels: dict[str, int] | None = None  # output channels by layer
+    parameters: int | None = None  # elements of all its parameters
+    shapes: list[LayerShape] | None = None
 
     @property
     def bit_map(self) -> dict[str, Bits]:

@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
+from quantable.allocator import keep_freed_memory
 from quantable.classifier import Classifier, Evaluate, Keep, Stream, Tell, save
 from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
 from quantable.config import ROOT, portable
@@ -39,6 +40,7 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     folder = store.cell(cell_name(cell.signature, variant))
     if config["trainer"]["threads"]:
         torch.set_num_threads(config["trainer"]["threads"])
+    keep_freed_memory()
     pl.seed_everything(cell.seed, verbose=False)
 
     images: Images = _build(config, "data.loader")
@@ -138,11 +140,12 @@ def _record(
 ) -> Record:
     history = [Epoch.model_validate(line) for line in module.history]
     fixed = quantize.bits if quantize else uniform(shapes, FLOAT_BITS)
-    phases = _phases(history, {name: (b.weight, b.act) for name, b in fixed.items()})
+    widths = {name: (b.weight, b.act) for name, b in fixed.items()}
+    phases = _phases(history, widths, module.networks)
     hardware = hardware_of(cell.config)
     _add_complexity(history, phases, shapes, hardware, cell.config["recipe"]["epochs"])
     best = max(history, key=lambda epoch: epoch.val_top1_pct)
-    facts = Facts(shapes, phases[-1].bit_map, hardware)
+    facts = Facts(shapes, phases[-1].bit_map, hardware, phase=phases[-1])
     return Record(
         signature=cell.signature,
         table=cell.table,
@@ -169,13 +172,22 @@ def _metrics(epoch: Epoch) -> dict[str, float]:
     return {name: getattr(epoch, name) for name in names}
 
 
-def _phases(history: Sequence[Epoch], fixed: dict[str, tuple[int, int]]) -> list[Phase]:
-    """Group the history by phase; widths that do not change in training are ``fixed``."""
+def _phases(
+    history: Sequence[Epoch],
+    fixed: dict[str, tuple[int, int]],
+    networks: Sequence[Mapping[str, Any]],
+) -> list[Phase]:
+    """Group the history by phase; widths that do not change in training are ``fixed``.
+
+    ``networks`` are the sizes of a network that was cut, each valid from its phase on.
+    """
     phases: list[Phase] = []
     for epoch in history:
         if not phases or phases[-1].index != epoch.phase:
-            bits = epoch.bits or fixed
-            phases.append(Phase(index=epoch.phase, first_epoch=epoch.epoch, epochs=0, bits=bits))
+            sizes = [network for network in networks if network["phase"] <= epoch.phase][-1:]
+            size = {name: value for one in sizes for name, value in one.items() if name != "phase"}
+            place = {"index": epoch.phase, "first_epoch": epoch.epoch, "epochs": 0}
+            phases.append(Phase.model_validate(place | {"bits": epoch.bits or fixed} | size))
         phases[-1].epochs += 1
     return phases
 
@@ -190,7 +202,11 @@ def _add_complexity(
     """Write the training complexity of the epochs so far beside each epoch."""
     for epoch in history:
         done = [
-            (min(phase.epochs, epoch.epoch - phase.first_epoch + 1), phase.bit_map)
+            (
+                min(phase.epochs, epoch.epoch - phase.first_epoch + 1),
+                phase.bit_map,
+                phase.shapes or shapes,
+            )
             for phase in phases[: epoch.phase + 1]
         ]
         epoch.training_complexity = complexity(done, shapes, hardware, baseline_epochs)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,13 +16,16 @@ from pydantic_core import ErrorDetails
 
 from quantable.columns import COLUMNS
 from quantable.config import CONF, MACHINE, belongs, compose_run, signature
+from quantable.layers import MAX_BITS
 from quantable.names import UserError, unknown
 
 TABLES = CONF / "table"
+SINGLE = "single"  # id of the table that stands for a run without one
 BUDGETS = ("paper", "gpu", "cpu", "smoke")  # from the largest to the smallest
 
 Budget = Literal["paper", "gpu", "cpu", "smoke"]
 Confidence = Literal["published", "proved", "recollected", "derived"]
+Width = Annotated[int, Field(strict=True, ge=1, le=MAX_BITS)]
 
 
 class _Strict(BaseModel):
@@ -78,6 +81,7 @@ class Row(_Strict):
     phase: int | Literal["final"] = -1  # of the run; -1 is the last one
     reference: str | None = None  # with phase final: the row whose held-out accuracy is the measure
     cost_bits: int | None = Field(default=None, ge=1, le=16)  # cost every layer at this width
+    bits: tuple[Width, ...] | None = None  # the paper's, layer by layer; costs a row without a run
     train: bool = True  # false: only arithmetic, or a run that another table trains
     reason: str | None = None  # shown where a number is missing
     published: dict[str, Published] = Field(default_factory=dict)
@@ -88,6 +92,8 @@ class Row(_Strict):
             raise ValueError("give exactly one of overrides and cell")
         if (self.phase == "final") != (self.reference is not None):
             raise ValueError("phase: final and reference go together")
+        if self.cost_bits is not None and self.bits is not None:
+            raise ValueError("give at most one of cost_bits and bits")
         return self
 
 
@@ -106,16 +112,25 @@ class Claim(_Strict):
     source: str
     value: float | None  # what the paper says, null where it gives no number
     unit: str
-    kind: Literal["value", "largest", "drop"]  # drop: the reference row minus this row
+    # drop: the reference row minus this row; times: this row divided by the reference row;
+    # over: ``column`` divided by the column ``over`` of the same row
+    kind: Literal["value", "largest", "drop", "times", "over"]
     column: str
     rows: tuple[str, ...]
     reference: str | None = None
-    holds: dict[Literal["full", "cpu"], Bound]  # full: budgets paper and gpu
+    over: str | None = None
+    # full: budgets paper and gpu; a claim without a bound for a scale is not shown at that scale
+    holds: dict[Literal["full", "cpu"], Bound] = Field(default_factory=dict)
+    report_only: str | None = None  # why the number is shown and not judged
 
     @model_validator(mode="after")
-    def _drop(self) -> Self:
-        if (self.kind == "drop") != (self.reference is not None):
-            raise ValueError("kind: drop and reference go together")
+    def _complete(self) -> Self:
+        if (self.kind in ("drop", "times")) != (self.reference is not None):
+            raise ValueError("kind: drop or times and reference go together")
+        if (self.kind == "over") != (self.over is not None):
+            raise ValueError("kind: over and over go together")
+        if not self.holds and not self.report_only:
+            raise ValueError("give holds, or report_only with its reason")
         return self
 
 
@@ -132,6 +147,7 @@ class Table(_Strict):
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)
     columns: dict[str, Tolerance | None]
     rows: dict[str, Row]
+    baseline: str | None = None  # the row whose run others are costed against, seed by seed
     final_within_pp: dict[Literal["full", "cpu"], float] | None = None
     claims: dict[str, Claim] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -142,13 +158,16 @@ class Table(_Strict):
         asked: list[tuple[str, str, Sequence[str]]] = [
             ("column", name, list(COLUMNS)) for name in self.columns
         ]
+        asked += [("row", self.baseline, rows)] if self.baseline else []
         for row in self.rows.values():
             asked += [("row", name, rows) for name in (row.cell, row.reference) if name]
             asked += [("column", name, list(self.columns)) for name in row.published]
         for claim in self.claims.values():
             asked += [("row", name, rows) for name in claim.rows]
             asked += [("row", claim.reference, rows)] if claim.reference else []
-            asked.append(("column", claim.column, list(COLUMNS)))
+            asked += [
+                ("column", name, list(COLUMNS)) for name in (claim.column, claim.over) if name
+            ]
         for kind, name, known in asked:
             if name not in known:
                 raise unknown(kind, name, known, where)
@@ -232,7 +251,7 @@ class Cell:
         """Words that run this cell alone; places on a machine are left for the user to fill in."""
         own = [word for word in self.overrides if not belongs(word.partition("=")[0], MACHINE)]
         words = [f"budget={self.config['budget']['name']}", f"seed={self.seed}", *own]
-        if self.table:
+        if self.table not in (None, SINGLE):
             words = [f"+table={self.table}", f"rows={self.row}", *words]
         return shlex.join(["python", "reproduce/run.py", *words])
 
@@ -245,16 +264,16 @@ class Asked:
     budget: str | None = None
     rows: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
-    _cache: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict, repr=False)
+    _cache: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def config(self, table: Table, row: str, budget: str, seed: int) -> dict[str, Any]:
         """Compose a row: run.yaml, table, its budget, row, its budget, the user's words last."""
-        key = (table.id, table.cell_of(row), budget)
-        if key not in self._cache:
-            run = table.rows[table.cell_of(row)]
-            words = [f"budget={budget}", *table.base, *table.budgets.get(budget, ())]  # type: ignore[call-overload]
-            words += [*(run.overrides or ()), *run.budgets.get(budget, ())]  # type: ignore[call-overload]
-            self._cache[key] = compose_run([*words, *self.overrides])
+        run = table.rows[table.cell_of(row)]
+        words = [f"budget={budget}", *table.base, *table.budgets.get(budget, ())]  # type: ignore[call-overload]
+        words += [*(run.overrides or ()), *run.budgets.get(budget, ())]  # type: ignore[call-overload]
+        key = (*words, *self.overrides)
+        if key not in self._cache:  # rows that differ in their costing alone are composed once
+            self._cache[key] = compose_run(key)
         return self._cache[key] | {"seed": seed}
 
     def chosen_rows(self, table: Table) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantable.layers import LayerShape
@@ -41,6 +42,7 @@ FREE = {
     "timm.Scale": _SCALE,
     "timm.Affine": _SCALE,
     "timm.RelPosBias": _SCALE,  # a learned table added to attention's products
+    "quantable.Quantizer": "fake quantization: the integer multiplications are the layer's own",
 }
 
 # Products that may hold weights; those in a counted layer are counted, all others stop the count.
@@ -53,6 +55,7 @@ PRODUCTS = {
     torch.ops.aten._transformer_encoder_layer_fwd,
 }
 
+SIZED = (*COUNTED, _BatchNorm)  # with a size for every channel, whatever their parameters
 RELUS = (nn.ReLU, nn.ReLU6)
 # Names of autograd nodes that end the way from a layer to its activation, with or without a module.
 NONLINEAR = (
@@ -78,7 +81,7 @@ def layer_shapes(network: nn.Module, input_size: tuple[int, int, int]) -> list[L
     >>> layer_shapes(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, bias=False)), (3, 9, 9))
     [LayerShape(name='0', macs=3456, weights=216, inputs=243, kind='conv')]
     """
-    layers = _counted(network)
+    layers = counted_layers(network)
     calls: dict[str, list[tuple[int, int]]] = {}  # name -> (output, input elements) of each call
 
     def note(name: str, args: tuple[Any, ...], out: Tensor) -> None:
@@ -109,7 +112,7 @@ def signed_inputs(network: nn.Module, input_size: tuple[int, int, int]) -> set[s
         if (args[0] < 0).any():
             signed.add(name)
 
-    with torch.no_grad(), _hooked(_counted(network), note):
+    with torch.no_grad(), _hooked(counted_layers(network), note):
         _evaluate(network, _probe(network, input_size, batch=PROBE_BATCH))
     return signed | set(first[:1])
 
@@ -122,7 +125,7 @@ def activations_behind(network: nn.Module, input_size: tuple[int, int, int]) -> 
     are absent. In a ResNet block, ``conv2`` and the shortcut's convolution have the same one.
     Found by walking the autograd graph back from each activation.
     """
-    layers = _counted(network)
+    layers = counted_layers(network)
     relus = {name: module for name, module in _named(network) if isinstance(module, RELUS)}
     owner: dict[Node, str] = {}
     outputs: dict[str, Node | None] = {}
@@ -147,6 +150,86 @@ def activations_behind(network: nn.Module, input_size: tuple[int, int, int]) -> 
         for name in _layers_before(output, owner):
             behind.setdefault(name, relu)
     return behind
+
+
+def reached_channels(
+    network: nn.Module, input_size: tuple[int, int, int]
+) -> dict[str, dict[str, bool]]:
+    """For each counted layer, the modules that read its channels before another layer does.
+
+    Readers are layers, batch norms and other modules with own parameters, and ``""`` for
+    the network's output. The value says whether channels arrive one by one, under their own numbers
+    and without others beside them. Found by making one channel of one layer's output NaN, which no
+    operation hides, while every other layer's output is held.
+    """
+    layers = counted_layers(network)
+    readers = {
+        name: module
+        for name, module in _named(network)
+        if next(module.parameters(recurse=False), None) is not None or isinstance(module, SIZED)
+    }
+    held: dict[str, Tensor] = {}
+
+    def hold(name: str, _: tuple[Any, ...], out: Tensor) -> None:
+        if name in held:
+            raise NotImplementedError(
+                f"layer '{name}' ({type(layers[name]).__name__}) runs more than once in a forward "
+                "pass: its channels cannot be told apart"
+            )
+        held[name] = out
+
+    with torch.no_grad():
+        probe = _probe(network, input_size, batch=1)
+        with _hooked(layers, hold):
+            _evaluate(network, probe)
+        return {name: _readers_of(name, network, probe, readers, held) for name in layers}
+
+
+def _readers_of(
+    source: str,
+    network: nn.Module,
+    probe: Tensor,
+    readers: Mapping[str, nn.Module],
+    held: Mapping[str, Tensor],
+) -> dict[str, bool]:
+    """Readers of the channels of layer ``source``."""
+    modules = dict(_named(network))
+    dim = _channel_dim(modules[source])
+    channel = min(1, held[source].shape[dim] - 1)  # not the first, which a shuffle leaves in place
+    poisoned = held[source].clone()
+    poisoned.select(dim, channel).fill_(torch.nan)
+    found: dict[str, bool] = {}
+
+    def replace_of(name: str) -> Callable[..., Tensor]:
+        return lambda *_: poisoned if name == source else held[name]
+
+    def read_of(name: str) -> Callable[..., None]:
+        def read(module: nn.Module, args: tuple[Any, ...]) -> None:
+            nan = args[0].isnan().transpose(0, _channel_dim(module)).flatten(1).any(dim=1)
+            if nan.any():
+                # As many channels too: none in front of the others, behind them, or left out.
+                alone = nan.nonzero().flatten().tolist() == [channel]
+                found[name] = alone and len(nan) == poisoned.shape[dim]
+
+        return read
+
+    def output(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        if out.isnan().any():
+            found[""] = True
+
+    handles = [modules[name].register_forward_hook(replace_of(name)) for name in held]
+    handles += [module.register_forward_pre_hook(read_of(name)) for name, module in readers.items()]
+    handles.append(network.register_forward_hook(output))
+    try:
+        _evaluate(network, probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _channel_dim(module: nn.Module) -> int:
+    return -1 if isinstance(module, nn.Linear) else 1
 
 
 def _layers_before(activation: Node | None, owner: Mapping[Node, str]) -> list[str]:
@@ -190,7 +273,7 @@ def _shape(name: str, layer: nn.Module, runs: Sequence[tuple[int, int]]) -> Laye
     )
 
 
-def _counted(network: nn.Module) -> dict[str, nn.Module]:
+def counted_layers(network: nn.Module) -> dict[str, nn.Module]:
     """Counted layers by name; a leaf module with parameters and no rule raises.
 
     Parameters that a module with children holds itself (a class token, a layer scale) pass; where

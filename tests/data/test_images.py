@@ -5,10 +5,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from written_sets import parquet_set
 
 from quantable.data.images import Images
 from quantable.data.layouts import PROJECT_ROOT
-from quantable.data.sets import Arrays
+from quantable.data.sets import Arrays, fingerprint
 from quantable.names import UserError
 
 N, BATCH = 50, 8
@@ -141,6 +142,32 @@ def test_impossible_requests_are_errors(image_set) -> None:
     data.mean = [0.5]
     with pytest.raises(UserError, match="3 values each"):
         data.eval_batches("test", 8, "cpu")
+
+
+def test_equal_sets_are_decoded_once(tmp_path, pixels, labels, image_set, monkeypatch) -> None:
+    def loader(**changes) -> Images:
+        source = image_set(tmp_path, **changes)
+        return Images(source=source, mean=MEAN, std=STD, crop_padding=2, flip=True)
+
+    parquet_set(tmp_path, pixels, labels)
+    first = loader().load()
+    monkeypatch.setattr("quantable.data.rows.open_image", None)  # nothing more can be decoded
+    assert loader().load() is first
+    monkeypatch.undo()
+    for change in ({"val_images": 3}, {"train_images": 4}, {"test_images": 5}):
+        other = loader(**change)
+        assert other.sha256 != first.sha256
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_batches_leave_the_pixels_as_they_are_for_the_next_cell(image_set, channels_last) -> None:
+    data = in_memory(image_set)
+    before = fingerprint(data.load().images, data.load().labels)
+    train = data.train_batches(BATCH, 0, "cpu", channels_last=channels_last)
+    test = data.eval_batches("test", BATCH, "cpu", channels_last=channels_last)
+    for x, _ in [*train, *test]:
+        x.zero_()  # whatever a network does with its input
+    assert fingerprint(data.load().images, data.load().labels) == before
 
 
 IDS = sorted(path.stem for path in (PROJECT_ROOT / "conf" / "data").glob("*.yaml"))

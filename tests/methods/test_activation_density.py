@@ -343,6 +343,6 @@ def test_training_complexity_of_the_sheet(bits: int, expected: str) -> None:
         load_hardware(HARDWARE / "vasquez_pim.yaml"),
         "up",
     )
-    phases = [(60, uniform(shapes, 16)), (140, uniform(shapes, bits))]
+    phases = [(60, uniform(shapes, 16), shapes), (140, uniform(shapes, bits), shapes)]
     assert f"{complexity(phases, shapes, hardware, 200):.3f}" == expected
-    assert complexity([(200, uniform(shapes, 16))], shapes, hardware, 200) == 1
+    assert complexity([(200, uniform(shapes, 16), shapes)], shapes, hardware, 200) == 1

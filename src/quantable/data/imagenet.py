@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from quantable.data.augment import keyed_generator
-from quantable.data.images import Batch, check_batch_size
+from quantable.data.images import Batch, Device, check_batch_size
 from quantable.data.rows import open_image
-from quantable.data.sets import SPLITS, ImageSet, choose, limit, rows_of_test
+from quantable.data.sets import SetFacts, choose, limit, rows_of_test
 from quantable.data.streams import Rows, open_rows
 from quantable.names import UserError, unknown
 
@@ -68,7 +68,7 @@ class StreamedBatches:
     batch_size: int
     seed: int | None
     workers: int
-    device: torch.device | str
+    device: Device
     channels_last: bool
     epoch: int = 0
     start: int = 0
@@ -107,7 +107,7 @@ class StreamedBatches:
 
 
 @dataclass(kw_only=True)
-class StreamedImages:
+class StreamedImages(SetFacts):
     """ImageNet with the surface of ``Images``; its test images are the published validation set.
 
     ``tag``: full timm name of the weights (``resnet18.tv_in1k``): its preprocessing is used. A copy
@@ -115,33 +115,12 @@ class StreamedImages:
     With ``counts.train`` 0 a copy needs no training images.
     """
 
-    source: ImageSet
     tag: str
     workers: int
 
     def load(self) -> None:
         """Look through the files; no image is decoded ahead."""
         self._chosen  # noqa: B018 - read for its errors
-
-    @property
-    def title(self) -> str:
-        """Title with the variant, to be shown beside every number."""
-        return self.source.full_title
-
-    @property
-    def variant(self) -> str:
-        """'sample' for a copy of evaluation crops, else ''."""
-        return self.source.variant
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.source.classes
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """(c, h, w)."""
-        return tuple(self.source.input_size)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -160,49 +139,30 @@ class StreamedImages:
         return digest.hexdigest()
 
     def train_batches(
-        self,
-        batch_size: int,
-        seed: int,
-        device: torch.device | str,
-        *,
-        channels_last: bool = False,
+        self, batch_size: int, seed: int, device: Device, *, channels_last: bool = False
     ) -> StreamedBatches:
         """Training images through timm's training transform of the tag."""
         check_batch_size(batch_size, available=len(self._chosen["train"]))
         return self._batches("train", batch_size, seed, device, channels_last)
 
     def eval_batches(
-        self,
-        split: str,
-        batch_size: int,
-        device: torch.device | str,
-        *,
-        channels_last: bool = False,
+        self, split: str, batch_size: int, device: Device, *, channels_last: bool = False
     ) -> StreamedBatches:
         """All images of ``split`` through timm's evaluation transform of the tag."""
-        if split not in SPLITS:
-            raise unknown("split", split, SPLITS, "data")
+        self.require(split)
         check_batch_size(batch_size)
         return self._batches(split, batch_size, None, device, channels_last)
 
     def _batches(
-        self,
-        split: str,
-        batch_size: int,
-        seed: int | None,
-        device: torch.device | str,
-        channels_last: bool,
+        self, split: str, batch_size: int, seed: int | None, device: Device, channels_last: bool
     ) -> StreamedBatches:
-        chosen = self._chosen[split]
-        if not len(chosen):
-            raise UserError(
-                f"data={self.source.id}: {self.title} has no images of the split {split}"
-            )
         data = Decoded(
             self._rows["test" if split == "test" else "train"],
             self._transform(training=seed is not None),
         )
-        return StreamedBatches(data, chosen, batch_size, seed, self.workers, device, channels_last)
+        return StreamedBatches(
+            data, self._chosen[split], batch_size, seed, self.workers, device, channels_last
+        )
 
     @property
     def _test_only(self) -> bool:

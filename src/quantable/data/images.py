@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from quantable.data.augment import crop_flip, keyed_generator
-from quantable.data.sets import SPLITS, Arrays, ImageSet
-from quantable.names import UserError, unknown
+from quantable.data.sets import Arrays, SetFacts, read_once
+from quantable.names import UserError
 
 Batch = tuple[Tensor, Tensor]
+Device: TypeAlias = torch.device | str
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,13 @@ class EvalBatches:
 
 
 @dataclass(kw_only=True)
-class Images:
+class Images(SetFacts):
     """An image set in memory. Nothing is decoded before ``load``, which the batches call.
 
     ``mean``, ``std``: per channel, of pixels in 0..1; ``crop_padding``: pixels of black around the
     image before a window of its size is cut; ``flip``: mirror half of the training images.
     """
 
-    source: ImageSet
     mean: Sequence[float]
     std: Sequence[float]
     crop_padding: int
@@ -121,28 +122,8 @@ class Images:
     def load(self) -> Arrays:
         """Decode the images that are used, once."""
         if self._arrays is None:
-            self._arrays = self.source.read()
+            self._arrays = read_once(self.source)
         return self._arrays
-
-    @property
-    def title(self) -> str:
-        """Title with the variant, to be shown beside every number."""
-        return self.source.full_title
-
-    @property
-    def variant(self) -> str:
-        """'jpeg' for JPEG copies of lossless originals, else ''."""
-        return self.source.variant
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.source.classes
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """(c, h, w)."""
-        return tuple(self.source.input_size)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -155,12 +136,7 @@ class Images:
         return self.load().sha256
 
     def train_batches(
-        self,
-        batch_size: int,
-        seed: int,
-        device: torch.device | str,
-        *,
-        channels_last: bool = False,
+        self, batch_size: int, seed: int, device: Device, *, channels_last: bool = False
     ) -> TrainBatches:
         """Augmented batches of the training images on ``device``."""
         split = self.split("train", device, channels_last=channels_last)
@@ -168,24 +144,16 @@ class Images:
         return TrainBatches(split, batch_size, seed, padding=self.crop_padding, flip=self.flip)
 
     def eval_batches(
-        self,
-        split: str,
-        batch_size: int,
-        device: torch.device | str,
-        *,
-        channels_last: bool = False,
+        self, split: str, batch_size: int, device: Device, *, channels_last: bool = False
     ) -> EvalBatches:
         """All images of ``split`` on ``device``, not augmented."""
         check_batch_size(batch_size)
         return EvalBatches(self.split(split, device, channels_last=channels_last), batch_size)
 
-    def split(self, name: str, device: torch.device | str, *, channels_last: bool) -> Split:
+    def split(self, name: str, device: Device, *, channels_last: bool) -> Split:
         """The pixels and labels of a split on ``device``."""
-        if name not in SPLITS:
-            raise unknown("split", name, SPLITS, "data")
+        self.require(name)
         images, labels = self.load().images[name], self.load().labels[name]
-        if not len(labels):
-            raise UserError(f"data={self.source.id}: the split {name} has no images")
         if not len(self.mean) == len(self.std) == images.shape[-1]:
             raise UserError(f"data.mean, data.std: {images.shape[-1]} values each, one per channel")
         pixels = torch.from_numpy(images)

@@ -1,15 +1,17 @@
 """An image set as its YAML describes it, checked and decoded to uint8 arrays (no torch)."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
 from quantable.data.layouts import Layout, find_layout, full_title, missing, variant_of
 from quantable.data.rows import Array, Encoded, Pixels
-from quantable.names import UserError
+from quantable.names import UserError, unknown
 
 SPLITS = ("train", "val", "test")
 
@@ -55,6 +57,9 @@ class ImageSet:
     val_images: int
     train_images: int | None
     test_images: int | None
+
+    def __hash__(self) -> int:
+        return hash(self.root)  # the other facts include dicts, which have no hash
 
     def layout(self) -> Layout:
         """The layout found under ``root``; without one, an error that says what to do."""
@@ -111,6 +116,53 @@ class ImageSet:
         images = {s: rows[s].decode(chosen[s].tolist(), self.input_size) for s in SPLITS}
         labels = {s: rows[s].labels[chosen[s]] for s in SPLITS}
         return Arrays(images, labels, fingerprint(images, labels))
+
+
+@lru_cache(maxsize=1)
+def read_once(source: ImageSet) -> Arrays:
+    """``source.read()``, kept until another set is read: the cells of a table use the same one."""
+    return source.read()
+
+
+@dataclass(kw_only=True)
+class SetFacts(ABC):
+    """What every loader of batches says of its image set."""
+
+    source: ImageSet
+
+    @property
+    def title(self) -> str:
+        """Title with the variant, to be shown beside every number."""
+        return self.source.full_title
+
+    @property
+    def variant(self) -> str:
+        """'jpeg' for JPEG copies of lossless originals, 'sample' for evaluation crops, or ''."""
+        return self.source.variant
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.source.classes
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(c, h, w)."""
+        return tuple(self.source.input_size)
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Number of images used of train, val and test."""
+
+    def require(self, split: str) -> None:
+        """Raise for a split that does not exist or has no images."""
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS, "data")
+        if not self.sizes[split]:
+            raise UserError(
+                f"data={self.source.id}: {self.title} has no images of the split {split}"
+            )
 
 
 def choose(

@@ -8,7 +8,7 @@ is flat, the widths are multiplied by them and training goes on.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -91,6 +91,7 @@ class ActivationDensity(Quantize):
         self.series: list[
             dict[str, float]
         ] = []  # densities per layer, one entry per epoch of a phase
+        self.meter: Callable[[nn.Module], DensityMeter] = DensityMeter
         self.meters: dict[str, DensityMeter] = {}  # by activation module
         self.meter_of: dict[str, str] = {}  # layer -> activation module
 
@@ -99,7 +100,7 @@ class ActivationDensity(Quantize):
         self.meter_of = activations_behind(net, tuple(input_size))  # type: ignore[arg-type]
         super().attach(net, input_size)
         for name in dict.fromkeys(self.meter_of.values()):
-            self.meters[name] = DensityMeter(net.get_submodule(name))
+            self.meters[name] = self.meter(net.get_submodule(name))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach, and plan the first phase."""
@@ -119,14 +120,14 @@ class ActivationDensity(Quantize):
         self.series.append(density)
         line = module.history[-1]
         line |= {"density": density, "total_density": total}
+        line["miscounted"] = sum(meter.miscounted for meter in self.meters.values())
         line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
         if not self._phase_over(module.phase):
             return
-        changed = self.updated_bits(density)
-        if module.phase == self.max_updates or not changed or total >= self.enough_density:
+        enough = module.phase == self.max_updates or total >= self.enough_density
+        if enough or not self.update(trainer, module, density):
             module.finished = True
             return
-        self.set_bits(changed)
         self.series.clear()
         module.start_phase(module.epoch + 1, of_phase(self.max_epochs, module.phase + 1))
 
@@ -136,6 +137,14 @@ class ActivationDensity(Quantize):
             return False
         flat = is_flat(self.series, window=self.window, within=self.flat_within)
         return flat or epochs >= of_phase(self.max_epochs, phase)
+
+    def update(
+        self, trainer: pl.Trainer, module: pl.LightningModule, density: Mapping[str, float]
+    ) -> bool:
+        """Change what the densities ask for; False where that is nothing."""
+        changed = self.updated_bits(density)
+        self.set_bits(changed)
+        return bool(changed)
 
     def updated_bits(self, density: Mapping[str, float]) -> dict[str, Bits]:
         """Return the layers whose width changes, with their new widths."""
@@ -151,22 +160,33 @@ class ActivationDensity(Quantize):
 
     def state_dict(self) -> dict[str, Any]:
         """Counts of the unfinished epoch and densities of the unfinished phase."""
-        meters = {name: [meter.nonzero, meter.elements] for name, meter in self.meters.items()}
+        meters = {
+            name: [meter.nonzero, meter.elements, meter.fresh, meter.miscounted]
+            for name, meter in self.meters.items()
+        }
         return {"series": self.series, "meters": meters}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the counts where a checkpoint left them."""
         self.series = state_dict["series"]
-        for name, (nonzero, elements) in state_dict["meters"].items():
-            self.meters[name].nonzero, self.meters[name].elements = nonzero, elements
+        for name, (nonzero, elements, fresh, miscounted) in state_dict["meters"].items():
+            meter = self.meters[name]
+            meter.nonzero, meter.elements = nonzero, elements
+            meter.fresh, meter.miscounted = fresh, miscounted
 
 
 class DensityMeter:
-    """Counts non-zero outputs of a module in training, on its device, without synchronizing."""
+    """Counts non-zero outputs of a module in training, on its device, without synchronizing.
+
+    The first batch of every epoch is counted a second time by ``torch.count_nonzero``;
+    ``miscounted`` is the difference.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.nonzero = torch.zeros((), dtype=torch.int64)
         self.elements = torch.zeros((), dtype=torch.int64)
+        self.fresh = True  # nothing counted yet in this epoch
+        self.miscounted = 0
         module.register_forward_hook(self._count)
 
     def _count(self, module: nn.Module, args: object, output: Tensor) -> None:
@@ -174,9 +194,15 @@ class DensityMeter:
             # A ReLU's output has signs 0 and 1, so their sum per image, exact in float32 below
             # 2**24 elements, is the count, in a tenth of count_nonzero's time on a CPU.
             for (images,) in pieces(output.detach()):
-                per_image = images.sign().flatten(1).sum(1, dtype=torch.float32)
-                self.nonzero += per_image.sum(dtype=torch.int64)
+                self._add(images.sign())
             self.elements += output.numel()
+            if self.fresh:
+                self.fresh = False
+                self.miscounted = abs(int(self.nonzero.sum() - torch.count_nonzero(output)))
+
+    def _add(self, signs: Tensor) -> None:
+        per_image = signs.flatten(1).sum(1, dtype=torch.float32)
+        self.nonzero += per_image.sum(dtype=torch.int64)
 
     def to(self, device: torch.device) -> None:
         """Keep the counts where the activations are."""
@@ -184,7 +210,7 @@ class DensityMeter:
 
     def read(self) -> float:
         """Density since the last reading; starts counting anew."""
-        density = self.nonzero.item() / self.elements.item()
-        self.nonzero.zero_()
-        self.elements.zero_()
+        density = float(self.nonzero.sum().item() / self.elements.item())
+        self.nonzero, self.elements = self.nonzero.new_zeros(()), self.elements.new_zeros(())
+        self.fresh = True
         return density

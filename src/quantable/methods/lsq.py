@@ -59,18 +59,8 @@ class LSQ(Quantizer):
     evaluation uses the step that its own batch would set, and keeps nothing.
     """
 
-    def __init__(
-        self,
-        bits: int,
-        *,
-        signed: bool,
-        batched: bool,
-        per_channel: bool = False,
-        channels: int | None = None,
-    ) -> None:
-        super().__init__(
-            bits, signed=signed, batched=batched, per_channel=per_channel, channels=channels
-        )
+    def make_state(self) -> None:
+        """One step, or one for each channel."""
         self.step = nn.Parameter(torch.ones(self.shape))  # (c,) or scalar: step size s
 
     def fake_quantize(self, v: Tensor) -> Tensor:

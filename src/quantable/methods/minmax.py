@@ -52,19 +52,9 @@ class MinMax(Quantizer):
     low: Tensor
     high: Tensor
 
-    def __init__(
-        self,
-        bits: int,
-        *,
-        signed: bool,
-        batched: bool,
-        per_channel: bool = False,
-        channels: int | None = None,
-    ) -> None:
-        super().__init__(
-            bits, signed=signed, batched=batched, per_channel=per_channel, channels=channels
-        )
-        if batched:
+    def make_state(self) -> None:
+        """The running range of an activation."""
+        if self.batched:
             self.register_buffer("low", torch.zeros(self.shape))  # (c,) or scalar
             self.register_buffer("high", torch.zeros(self.shape))
 

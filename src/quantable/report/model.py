@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from quantable.columns import COLUMNS, Facts, hardware_of, uniform
 from quantable.layers import FLOAT_BITS, Bits, LayerShape, bit_map
+from quantable.names import UserError
 from quantable.record import Phase, Record
 from quantable.shapes import PACKAGED, read_shapes, shape_key
 from quantable.store import Store
@@ -55,19 +56,41 @@ class Entry(_Out):
 
 
 class ClaimLine(_Out):
-    """One claim of the paper: holds, does not hold, or not judged."""
+    """One claim of the paper: holds, does not hold, or not judged.
+
+    ``measured`` is, by ``kind``: ``column`` of ``row`` (value, largest), ``reference`` minus
+    ``row`` (drop), ``row`` divided by ``reference`` (times), ``column`` by ``over`` (over).
+    """
 
     claim: str
     text: str
     source: str
+    kind: str
     row: str
     column: str
+    reference: str | None
+    over: str | None
     unit: str
     claimed: float | None
     measured: MeasuredOut | None
     bound: str | None
     verdict: str
     reason: str | None
+
+
+class Vector(_Out):
+    """Bit-widths ``[weight, activation]`` of every layer, in execution order, behind one row.
+
+    ``seed`` is null where no run was needed; ``channels`` are output channels where some were
+    pruned, null for a layer that was not.
+    """
+
+    row: str
+    label: str
+    seed: int | None
+    layers: list[str]
+    bits: list[tuple[int, int]]
+    channels: list[int | None] | None
 
 
 class Report(_Out):
@@ -80,6 +103,7 @@ class Report(_Out):
     budget: str
     rows: list[Entry]
     claims: list[ClaimLine]
+    vectors: list[Vector]
     notes: list[str]
 
 
@@ -87,8 +111,14 @@ class Report(_Out):
 class _RowFacts:
     """A row's facts over its seeds."""
 
-    facts: list[Facts]
+    by_seed: dict[int, Facts]
     missing: str | None  # why there is no record
+    given: bool  # whether its bit-widths are the paper's, as no run has found any
+
+    @property
+    def facts(self) -> list[Facts]:
+        """Facts of every seed that has some."""
+        return list(self.by_seed.values())
 
 
 class Reporter:
@@ -138,10 +168,13 @@ class Reporter:
     def row(self, name: str) -> _RowFacts:
         """Collect the facts of one row for every seed that has a record, or those known without."""
         row, missing = self.table.rows[name], None
-        facts = []
-        for seed in self.seeds:
-            cell = self.cell(name, self.budget, seed)
-            record, phase = self.find(cell), None
+        cells = {seed: self.cell(name, self.budget, seed) for seed in self.seeds}
+        records = {seed: self.find(cell) for seed, cell in cells.items()}
+        # The paper's bit-widths belong to its own network, and never mix with those of our runs.
+        given = row.bits if self.budget == "paper" and not any(records.values()) else None
+        facts = {}
+        for seed, cell in cells.items():
+            record, phase = records[seed], None
             if record is not None:
                 phase = self._phase(name, record, seed)
                 if phase is None:
@@ -149,11 +182,26 @@ class Reporter:
                     continue
             shapes = self.shapes(cell)
             bits = self._bits(cell, shapes, record, phase, row.cost_bits)
-            hardware = hardware_of(cell.config)
-            # A run's result cost all of its epochs, also those of phases tried after it.
-            whole = row.phase == "final"
-            facts.append(Facts(shapes, bits, hardware, record, phase, row.cost_bits, whole))
-        return _RowFacts(facts, row.reason or missing)
+            if given is not None and shapes is not None:
+                bits = in_order(shapes, given, f"table {self.table.id}: rows.{name}.bits")
+            facts[seed] = Facts(
+                shapes,
+                bits,
+                hardware_of(cell.config),
+                record,
+                phase,
+                row.cost_bits,
+                # A run's result cost all of its epochs, also those of phases tried after it.
+                whole_run=row.phase == "final",
+                baseline=self._baseline(seed),
+            )
+        return _RowFacts(facts, row.reason or missing, given is not None)
+
+    def _baseline(self, seed: int) -> Record | None:
+        """Return the run of the table's baseline row with the same seed."""
+        if self.table.baseline is None:
+            return None
+        return self.find(self.cell(self.table.baseline, self.budget, seed))
 
     def _phase(self, name: str, record: Record, seed: int) -> Phase | None:
         wanted, reference = self.table.rows[name].phase, self.table.rows[name].reference
@@ -203,30 +251,43 @@ class Reporter:
 
     def measured(self, name: str, column: str) -> Measured | None:
         """Return a row's number over its seeds."""
-        about, known = COLUMNS[column], self.known(name, column)
-        values = [value for _, value in known]
-        if not values:
-            return None
-        kept = [facts.record for facts, _ in known if facts.record is not None]
-        from_run = about.trained or bool(kept and kept[0].config["quantizer.learns_bits"])
-        if not from_run:
+        values = [value for _, value in self.known(name, column)]
+        return self._over_seeds(values, self._runs(name, column)) if values else None
+
+    def _runs(self, name: str, column: str) -> list[Record]:
+        """Return the records a number depends on; none where arithmetic alone gives it."""
+        kept = [facts.record for facts, _ in self.known(name, column) if facts.record is not None]
+        learned = bool(kept and kept[0].config["quantizer.learns_bits"])
+        return kept if COLUMNS[column].trained or learned else []
+
+    def _over_seeds(self, values: Sequence[float], runs: Sequence[Record]) -> Measured:
+        """Make one number of those of several seeds, which without ``runs`` are all the same."""
+        if not runs:
             budget = COMPUTED if self.budget == "paper" else self.budget
             return Measured((values[0],), budget, None)
-        titles = dict.fromkeys(record.data.title for record in kept)
-        original = not any(record.data.variant for record in kept)
+        titles = dict.fromkeys(record.data.title for record in runs)
+        original = not any(record.data.variant for record in runs)
         return Measured(tuple(values), self.budget, ", ".join(titles), original_data=original)
 
-    def drop(self, name: str, reference: str, column: str) -> Measured | None:
-        """Return the reference row's number minus this row's, over the seeds that both have."""
-
-        def by_seed(row: str) -> dict[int, float]:
-            return {f.record.seed: value for f, value in self.known(row, column) if f.record}
-
-        own, other, measured = by_seed(name), by_seed(reference), self.measured(name, column)
-        drops = tuple(other[seed] - own[seed] for seed in own if seed in other)
-        if not drops or measured is None:
+    def claimed(self, name: str, claim: Claim) -> Measured | None:
+        """Return the number that ``claim`` makes of a row, seed by seed where it compares two."""
+        if claim.kind in ("value", "largest"):
+            return self.measured(name, claim.column)
+        first, second = (name, claim.column), (claim.reference or name, claim.over or claim.column)
+        own, other = self._by_seed(*first), self._by_seed(*second)
+        common = own.keys() & other.keys()
+        if claim.kind == "drop":
+            values = [other[seed] - own[seed] for seed in sorted(common)]
+        else:
+            values = [own[seed] / other[seed] for seed in sorted(common) if other[seed] != 0]
+        if not values:
             return None
-        return Measured(drops, self.budget, measured.data, measured.original_data)
+        runs = [*self._runs(*first), *self._runs(*second)]
+        return self._over_seeds(values, [run for run in runs if run.seed in common])
+
+    def _by_seed(self, name: str, column: str) -> dict[int, float]:
+        numbers = {s: COLUMNS[column].value(f) for s, f in self.row_facts(name).by_seed.items()}
+        return {seed: number for seed, number in numbers.items() if number is not None}
 
     def row_facts(self, name: str) -> _RowFacts:
         """Facts of a row, looked up once."""
@@ -240,9 +301,11 @@ class Reporter:
         measured = self.measured(name, column)
         published = row.published.get(column)
         verdict = judge(published, measured, self.table.columns[column], len(self.table.seeds))
-        reason = verdict.reason
+        reason, facts = verdict.reason, self.row_facts(name)
         if measured is None:
-            reason = self.row_facts(name).missing or reason
+            reason = facts.missing or reason
+        elif facts.given:
+            reason = reason or "computed from the paper's bit-widths, not from a run"
         return Entry(
             row=name,
             label=row.label,
@@ -250,22 +313,23 @@ class Reporter:
             unit=COLUMNS[column].unit,
             published=_published(published) if published and published.counts else None,
             hint=_published(published) if published and not published.counts else None,
-            measured=self._out(name, measured),
+            measured=self._out(measured, name),
             verdict=verdict.word,
             reason=reason or (published.reason if published else None),
         )
 
-    def _out(self, name: str, measured: Measured | None) -> MeasuredOut | None:
+    def _out(self, measured: Measured | None, *rows: str) -> MeasuredOut | None:
         if measured is None:
             return None
-        kept = [f.record.name for f in self.row_facts(name).facts if f.record is not None]
+        facts = [f for row in rows for f in self.row_facts(row).facts]
+        kept = dict.fromkeys(f.record.name for f in facts if f.record is not None)
         return MeasuredOut(
             mean=measured.mean,
             std=measured.std,
             n=measured.n,
             budget=measured.budget,
             data=measured.data,
-            records=kept if measured.data else [],
+            records=list(kept) if measured.data else [],
         )
 
     def claim(self, name: str, claim: Claim) -> ClaimLine:
@@ -276,12 +340,13 @@ class Reporter:
         shown, out = reached[-1] if reached else (claim.rows[-1], None)
         if reached and claim.kind == "largest":
             shown, out = max(reached, key=lambda found: found[1].mean)
-        if reached and claim.kind == "drop":
-            assert claim.reference is not None, "checked when the table was read"
-            out = self.drop(shown, claim.reference, claim.column)
+        if out is not None:
+            out = self.claimed(shown, claim)
         reason = None
         if out is None:
             verdict, reason = "not judged", "not run"
+        elif claim.report_only is not None:
+            verdict, reason = "not judged", claim.report_only
         elif bound is None or self.budget == "smoke":
             verdict, reason = "not judged", f"budget {self.budget} proves nothing"
         else:
@@ -293,19 +358,46 @@ class Reporter:
             claim=name,
             text=claim.text,
             source=claim.source,
+            kind=claim.kind,
             row=shown,
             column=claim.column,
+            reference=claim.reference,
+            over=claim.over,
             unit=claim.unit,
             claimed=claim.value,
-            measured=self._out(shown, out),
+            measured=self._out(out, shown, *([claim.reference] if claim.reference else [])),
             bound=_bound(bound.min, bound.max, bound.rising) if bound else None,
             verdict=verdict,
             reason=reason,
         )
 
+    def vector(self, name: str) -> Vector | None:
+        """Layer by layer, the bit-widths of a row's first seed; None where its inner layers agree.
+
+        Without a run they are those that are planned, or the paper's own.
+        """
+        known = [facts for facts in self.row_facts(name).facts if facts.bits is not None]
+        facts = next((f for f in known if f.record is not None), known[0] if known else None)
+        if facts is None or facts.bits is None:
+            return None
+        channels = facts.phase.channels if facts.phase is not None else None
+        widths = list(facts.bits.values())
+        if channels is None and len(set(widths[1:-1])) < 2:
+            return None
+        return Vector(
+            row=name,
+            label=self.table.rows[name].label,
+            seed=facts.record.seed if facts.record is not None else None,
+            layers=list(facts.bits),
+            bits=[(width.weight, width.act) for width in widths],
+            channels=None if channels is None else [channels.get(name) for name in facts.bits],
+        )
+
     def report(self) -> Report:
         """Build the whole report."""
         rows = self.asked.chosen_rows(self.table)
+        scale = self.table.scale(self.budget)
+        vectors = [self.vector(row) for row in rows]
         return Report(
             table=self.table.id,
             title=self.table.title,
@@ -317,7 +409,9 @@ class Reporter:
                 self.claim(name, claim)
                 for name, claim in self.table.claims.items()
                 if {*claim.rows, *([claim.reference] if claim.reference else [])} <= set(rows)
+                and (scale in claim.holds or claim.report_only)
             ],
+            vectors=[vector for vector in vectors if vector is not None],
             notes=list(self.table.notes),
         )
 
@@ -336,6 +430,22 @@ def planned_bits(cell: Cell, shapes: Sequence[LayerShape]) -> dict[str, Bits] | 
         ends=Bits(*bits["ends"]) if bits["ends"] else None,
         layers={name: Bits(*pair) for name, pair in bits["layers"].items()},
     )
+
+
+def in_order(shapes: Sequence[LayerShape], widths: Sequence[int], where: str) -> dict[str, Bits]:
+    """Give each layer, in execution order, one width for its weights and activations.
+
+    >>> in_order([LayerShape("a", 1, 1, 1), LayerShape("b", 1, 1, 1)], [4], "a.yaml")
+    Traceback (most recent call last):
+    quantable.names.UserError: a.yaml: 1 bit-widths for the network's 2 layers: a, b
+    """
+    names = [layer.name for layer in shapes]
+    if len(widths) != len(names):
+        raise UserError(
+            f"{where}: {len(widths)} bit-widths for the network's {len(names)} layers: "
+            f"{', '.join(names)}"
+        )
+    return {name: Bits(width, width) for name, width in zip(names, widths, strict=True)}
 
 
 def _published(published: Published) -> PublishedOut | None:

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from quantable.columns import COLUMNS
-from quantable.report.model import ClaimLine, Entry, MeasuredOut, Report
+from quantable.report.model import ClaimLine, Entry, MeasuredOut, Report, Vector
+from quantable.verdict import COMPUTED
 
 COLOURS = {  # the first word that occurs decides, so that the worst verdict of a row shows
     "does not hold": "red",
@@ -18,6 +19,9 @@ COLOURS = {  # the first word that occurs decides, so that the worst verdict of 
     "match": "green",
     "holds": "green",
 }
+
+
+TEXT = ("published or claimed", "verdict", "what the paper says", "seeds, data, budget")
 
 
 def number(value: float, decimals: int) -> str:
@@ -100,15 +104,54 @@ def _claimed(claim: ClaimLine) -> str:
 
 
 def _claim_lines(report: Report) -> tuple[list[str], list[list[str]]]:
-    head = ["claim", "what the paper says", "claimed", "measured", "holds when", "verdict"]
+    head = ["claim", "what the paper says", "claimed", "measured"]
+    head += ["seeds, data, budget", "holds when", "verdict"]
     body = []
     for claim in report.claims:
         text = measured_text(claim.measured, COLUMNS[claim.column].decimals)
         measured = f"{text} {_unit(claim)}".strip() if claim.measured else text
         verdict = f"{claim.verdict} ({claim.reason})" if claim.reason else claim.verdict
         said = [claim.claim, claim.text, _claimed(claim)]
-        body.append([*said, measured, claim.bound or "–", verdict])
+        body.append([*said, measured, origin(claim.measured), claim.bound or "–", verdict])
     return head, body
+
+
+def origin(measured: MeasuredOut | None) -> str:
+    """What a number was obtained with; one seed has no standard deviation.
+
+    >>> ours = MeasuredOut(mean=67.4, std=None, n=1, budget="cpu", data="CIFAR-10", records=[])
+    >>> origin(ours)
+    'n=1, so no std; CIFAR-10; budget cpu'
+    """
+    if measured is None:
+        return "–"
+    if measured.data is None:
+        return "arithmetic" + ("" if measured.budget == COMPUTED else f"; budget {measured.budget}")
+    n = "n=1, so no std" if measured.n == 1 else f"n={measured.n}"
+    return f"{n}; {measured.data}; budget {measured.budget}"
+
+
+VECTORS = "Bits per layer, in execution order"
+
+
+def vector_text(vector: Vector) -> str:
+    """One row's bit-widths in one line, and its channels where some were pruned.
+
+    >>> about = {"row": "ad", "label": "AD", "seed": 0, "layers": ["a", "b"], "channels": None}
+    >>> vector_text(Vector(bits=[(16, 16), (9, 9)], **about))
+    'AD, seed 0: 16 9'
+    >>> vector_text(Vector(bits=[(16, 16), (4, 8)], **about | {"channels": [64, None]}))
+    'AD, seed 0: weights 16 4; activations 16 8; channels 64 –'
+    """
+    weights, acts = ([str(pair[i]) for pair in vector.bits] for i in (0, 1))
+    if weights == acts:
+        parts = [" ".join(weights)]
+    else:
+        parts = [f"weights {' '.join(weights)}", f"activations {' '.join(acts)}"]
+    if vector.channels is not None:
+        parts.append("channels " + " ".join("–" if c is None else str(c) for c in vector.channels))
+    seed = "" if vector.seed is None else f", seed {vector.seed}"
+    return f"{vector.label}{seed}: {'; '.join(parts)}"
 
 
 def protocol(report: Report) -> str:
@@ -150,13 +193,17 @@ def terminal(report: Report) -> str:
             continue
         grid = Grid(title=escape(title), title_justify="left", title_style="bold")
         for i, name in enumerate(head):
-            words = i == 0 or name in ("published or claimed", "verdict", "what the paper says")
+            words = i == 0 or name in TEXT
             grid.add_column(escape(name), justify="left" if words else "right", overflow="fold")
         for line in body:
             colour = next((c for word, c in COLOURS.items() if word in line[-1]), None)
             *cells, verdict = map(escape, line)
             grid.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
         console.print(grid)
+    if report.vectors:
+        console.print(f"{VECTORS}:", highlight=False, markup=False)
+    for vector in report.vectors:
+        console.print(f"  {vector_text(vector)}", highlight=False, markup=False)
     console.print(f"Protocol: {protocol(report)}.", highlight=False, markup=False)
     for note in [*reasons(report), *report.notes]:
         console.print(f"- {note}", highlight=False, markup=False)
@@ -180,6 +227,9 @@ def markdown(report: Report) -> str:
     parts.append(_markdown_table(*_grid(report)))
     if report.claims:
         parts.append(_markdown_table(*_claim_lines(report)))
+    if report.vectors:
+        parts.append(f"{VECTORS}:")
+        parts.append("\n".join(f"- {vector_text(vector)}" for vector in report.vectors))
     notes = [*reasons(report), *report.notes]
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))

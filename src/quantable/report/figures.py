@@ -1,0 +1,540 @@
+"""Figures from records: densities and bit-widths by layer, accuracy against energy.
+
+This module loads matplotlib, so the commands import it only for ``format=figures``. The same
+records give the same bytes, in SVG and in PNG.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from textwrap import fill
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.path import Path as Line
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from quantable.columns import Facts
+from quantable.record import Phase, Record
+from quantable.report.model import Reporter
+from quantable.report.render import heading
+from quantable.verdict import Measured
+
+STYLE: dict[str, Any] = {  # on matplotlib's defaults, so that no matplotlibrc changes a byte
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    # Text stays text, which can be searched and read aloud; fonts that stand in are hardly wider.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "quantable",
+}
+SMALL = 8  # points: layer names, protocol line
+FILES: dict[str, dict[str, Any]] = {  # what would change from day to day is left out
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "png": {"metadata": {"Software": None}, "dpi": 150},
+}
+ENERGIES = ("pim_energy_uj", "energy_uj")
+SHADES = "cividis"  # perceptually uniform, also in grey and for the colour-blind
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a method looks in every figure."""
+
+    colour: str
+    marker: str
+
+
+# Colours of Okabe and Ito (jfly.uni-koeln.de/color), chosen so that their greys differ as well.
+MARKS: Mapping[str, Mark] = {
+    "float": Mark("#000000", "o"),
+    "uniform": Mark("#0072B2", "s"),
+    "AD": Mark("#E69F00", "^"),
+    "AD pruned": Mark("#F0E442", "D"),
+    "AD joint": Mark("#009E73", "P"),
+    "other": Mark("#FFFFFF", "X"),
+}
+TARGETS: Mapping[str, str] = {
+    "quantable.quantize.Quantize": "uniform",
+    "quantable.methods.activation_density.ActivationDensity": "AD",
+    "quantable.methods.density_pruning.DensityPruning": "AD joint",
+}
+
+
+def write_figures(reporter: Reporter, folder: Path) -> list[str]:
+    """Draw what the asked rows' records hold into ``folder``, each figure as SVG and PNG.
+
+    Returns lines for the user: the files written, and by reason the figures that are not drawn.
+    """
+    written, missing = [], dict[str, list[str]]()
+    with style.context(STYLE, after_reset=True):
+        for name, drawn in _figures(reporter):
+            if isinstance(drawn, str):
+                missing.setdefault(drawn, []).append(name)
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix, options in FILES.items():
+                path = folder / f"{name}.{suffix}"
+                drawn.savefig(path, **options)
+                written.append(str(path))
+    return written + [f"not drawn: {', '.join(names)}: {why}" for why, names in missing.items()]
+
+
+def _figures(reporter: Reporter) -> Iterator[tuple[str, Figure | str]]:
+    """Name and figure, or the reason why there is none."""
+    table = reporter.table
+    rows = reporter.asked.chosen_rows(table)
+    for cell in dict.fromkeys(table.cell_of(row) for row in rows):
+        record = first_record(reporter, cell)
+        if record is None:
+            yield f"run {cell}", f"no record at budget {reporter.budget}"
+            continue
+        title = f"{table.id}, run {cell}: {table.title}"
+        yield f"density_{cell}", density_figure(record, title)
+        yield f"bits_{cell}", bits_figure(record, title, phase_labels(reporter, cell, record))
+    yield "frontier", frontier_figure(reporter)
+
+
+# What is drawn
+
+
+def first_record(reporter: Reporter, cell: str) -> Record | None:
+    """Return the record of a cell's first seed that has one."""
+    found = (reporter.find(reporter.cell(cell, reporter.budget, s)) for s in reporter.seeds)
+    return next((record for record in found if record is not None), None)
+
+
+def phase_labels(reporter: Reporter, cell: str, record: Record) -> dict[int, str]:
+    """Labels of the table's rows that show a phase of ``record``, by the phase's index."""
+    labels: dict[int, list[str]] = {}
+    for name, row in reporter.table.rows.items():
+        if reporter.table.cell_of(name) == cell and row.cost_bits is None:
+            for facts in reporter.row_facts(name).facts:
+                if facts.record == record and facts.phase is not None:
+                    labels.setdefault(facts.phase.index, []).append(row.label)
+    return {index: " = ".join(names) for index, names in labels.items()}
+
+
+def changes(record: Record) -> list[Phase]:
+    """Phases that begin with other bit-widths or channels than the one before had."""
+    return [
+        after
+        for before, after in pairwise(record.phases)
+        if before.bits != after.bits or before.channels != after.channels
+    ]
+
+
+def method_of(facts: Facts) -> str:
+    """Name the method behind a row's number: a key of ``MARKS``."""
+    assert facts.record is not None, "only trained rows are drawn"
+    return "uniform" if facts.cost_bits is not None else method_of_run(facts.record)
+
+
+def method_of_run(record: Record) -> str:
+    """Name a run's method: a key of ``MARKS``, ``other`` for one without a mark of its own."""
+    config, key = record.config, "quantizer.callback"
+    if key in config:  # a leaf only where it is null
+        return "float"
+    method = TARGETS.get(config[f"{key}._target_"], "other")
+    if method == "AD joint" and max(config[f"{key}.inner"]) <= config[f"{key}.min_bits"]:
+        return "AD pruned"  # the widths begin at their least
+    return method
+
+
+def protocol(records: Iterable[Record]) -> str:
+    """One line: network, data, budget and seeds behind a figure."""
+    kept = list(records)
+    networks = ", ".join(dict.fromkeys(str(r.config["model.name"]) for r in kept))
+    data = ", ".join(dict.fromkeys(r.data.title for r in kept))
+    budgets = ", ".join(dict.fromkeys(r.budget for r in kept))
+    seeds = sorted({r.seed for r in kept})
+    word = "seeds" if len(seeds) > 1 else "seed"
+    return f"{networks}; data {data}; budget {budgets}; {word} {', '.join(map(str, seeds))}."
+
+
+# Pages
+
+
+def _page(ratios: Sequence[float], width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a page of ``width`` x ``height`` inches with axes below each other."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=list(ratios))
+    return figure, list(axes[:, 0])
+
+
+def _caption(figure: Figure, head: str, foot: str) -> None:
+    """Write heading and protocol line, wrapped to the width."""
+    width = figure.get_figwidth()
+    figure.suptitle(fill(head, int(width * 12)), x=0.01, ha="left", fontsize=10)
+    figure.supxlabel(fill(foot, int(width * 15)), x=0.01, ha="left", fontsize=SMALL)
+
+
+def _whole(axes: Axes, *, x: bool, y: bool) -> None:
+    """Put ticks at whole numbers only."""
+    for axis, wanted in ((axes.xaxis, x), (axes.yaxis, y)):
+        if wanted:
+            axis.set_major_locator(MaxNLocator(integer=True))
+
+
+# Densities
+
+
+def density_figure(record: Record, title: str) -> Figure | str:
+    """Activation density by layer and epoch as a heat map, with total AD as a line below.
+
+    Dashed lines mark the ``changes``; the mean bit-width over layers stands above each phase.
+    """
+    measured = [epoch for epoch in record.history if epoch.density is not None]
+    if not measured:
+        return "the run has no activation densities"
+    seen = {name for epoch in measured for name in epoch.density or ()}
+    layers = [name for name in record.phases[0].bits if name in seen]
+    grid = np.array(
+        [[(e.density or {}).get(name, np.nan) for e in record.history] for name in layers]
+    )  # (layers, epochs)
+    least, most = np.floor(np.nanmin(grid) * 10) / 10, np.ceil(np.nanmax(grid) * 10) / 10
+    last = len(record.history) + 0.5
+
+    figure, (heat, line) = _page([0.17 * len(layers), 1.3], 8, 2.9 + 0.17 * len(layers))
+    image = heat.imshow(
+        grid,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=SHADES,
+        vmin=least,
+        vmax=most,
+        extent=(0.5, last, len(layers) - 0.5, -0.5),
+    )
+    heat.set_yticks(range(len(layers)), layers, fontsize=SMALL)
+    heat.tick_params(labelbottom=False)
+    figure.colorbar(image, ax=heat, label="activation density", pad=0.02)
+
+    mark = MARKS[method_of_run(record)]
+    epochs = [epoch.epoch + 1 for epoch in record.history]
+    total = [np.nan if e.total_density is None else e.total_density for e in record.history]
+    line.plot(
+        epochs,
+        total,
+        color="black",
+        lw=0.8,
+        marker=mark.marker,
+        markerfacecolor=mark.colour,
+        markersize=5,
+        markevery=max(1, len(epochs) // 25),
+    )
+    line.set_ylabel(heading("total_density"))
+    line.set_xlabel("epoch")
+    line.set_xlim(0.5, last)
+    for axes in (heat, line):
+        _whole(axes, x=True, y=False)
+    _mark_changes(record, heat, line)
+    _caption(figure, title, protocol([record]))
+    return figure
+
+
+def _mark_changes(record: Record, heat: Axes, line: Axes) -> None:
+    """Draw a line where a phase begins with a change, and write each phase's mean bit-width."""
+    for phase in changes(record):
+        for axes in (heat, line):
+            at = phase.first_epoch + 0.5
+            if axes is heat:  # a white edge keeps it visible on dark cells
+                axes.axvline(at, color="white", lw=2.2)
+            axes.axvline(at, color="black", lw=1, ls=(0, (4, 2)), gid=f"change_{phase.index}")
+    narrow = min(phase.epochs for phase in record.phases) < 0.06 * len(record.history)
+    for phase in record.phases:
+        heat.text(
+            phase.first_epoch + 0.5 + phase.epochs / 2,
+            1.01,
+            f"{mean_bits(phase):.2f}",
+            transform=heat.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            rotation="vertical" if narrow else "horizontal",
+        )
+    heat.text(-0.01, 1.01, "mean bits", transform=heat.transAxes, ha="right", va="bottom")
+
+
+def mean_bits(phase: Phase) -> float:
+    """Mean width of the weights over layers, as in the column of that name."""
+    return fmean(weight for weight, _ in phase.bits.values())
+
+
+# Bit-widths
+
+
+def bits_figure(record: Record, title: str, labels: Mapping[int, str]) -> Figure | str:
+    """Bit-widths by layer in execution order, a line of steps for each phase.
+
+    Activations get axes of their own where their widths differ from the weights', and so do output
+    channels where the run cut any. ``labels`` names phases by their index.
+    """
+    inner = [pair for phase in record.phases for pair in list(phase.bits.values())[1:-1]]
+    if len(set(inner)) < 2 and not changes(record):
+        return "all inner layers keep the same bit-width"
+    layers = list(record.phases[0].bits)
+    panels: dict[str, list[dict[str, int]]] = {}
+    weights = [{name: pair[0] for name, pair in p.bits.items()} for p in record.phases]
+    acts = [{name: pair[1] for name, pair in p.bits.items()} for p in record.phases]
+    if weights == acts:
+        panels["bit-width [bit]"] = weights
+    else:
+        panels |= {"weight bits [bit]": weights, "activation bits [bit]": acts}
+    if any(phase.channels for phase in record.phases):
+        panels["output channels"] = [phase.channels or {} for phase in record.phases]
+
+    width, legend = max(8, 2 + 0.17 * len(layers)), 0.17 * len(record.phases)
+    figure, drawn = _page([1] * len(panels), width, 2.1 + legend + 2.1 * len(panels))
+    for axes, (name, series) in zip(drawn, panels.items(), strict=True):
+        _steps(axes, record.phases, labels, [[s.get(n, np.nan) for n in layers] for s in series])
+        axes.set_ylabel(name)
+        axes.set_xticks(range(len(layers)), [])
+    drawn[0].legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0)
+    drawn[-1].set_xticks(range(len(layers)), layers, rotation="vertical", fontsize=SMALL)
+    drawn[-1].set_xlabel("layer, in execution order")
+    _caption(figure, title, protocol([record]))
+    return figure
+
+
+DASHES, SIGNS = ("-", "--", "-.", ":"), "osD^vP"  # from the last phase backwards
+
+
+def _steps(
+    axes: Axes, phases: Sequence[Phase], labels: Mapping[int, str], series: list[list[float]]
+) -> None:
+    """Draw a line of steps for each phase; earlier ones are wider, so that none hides another."""
+    shades = mpl.colormaps[SHADES](np.linspace(0, 0.75, len(phases)))
+    later = range(len(phases) - 1, -1, -1)  # phases after this one
+    for phase, values, after in zip(phases, series, later, strict=True):
+        own = labels.get(phase.index, f"phase {phase.index}")
+        first, last = phase.first_epoch + 1, phase.first_epoch + phase.epochs
+        axes.plot(
+            range(len(values)),
+            values,
+            drawstyle="steps-mid",
+            color=tuple(shades[after]),
+            linestyle=DASHES[after % len(DASHES)],
+            linewidth=1.3 + 3 * after / len(phases),
+            marker=SIGNS[after % len(SIGNS)],
+            markersize=4,
+            label=f"{own}: epochs {first} to {last}, mean {mean_bits(phase):.2f} bit",
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(-0.6, max(len(values) for values in series) - 0.4)
+    axes.grid(axis="y", lw=0.4, color="0.85")
+    _whole(axes, x=False, y=True)
+
+
+# Accuracy against energy
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of the table, or several with the same numbers."""
+
+    label: str
+    method: str
+    energy: Measured
+    accuracy: Measured
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Ends of the error bars: least and greatest energy, least and greatest accuracy."""
+        x, y = self.energy.std or 0, self.accuracy.std or 0
+        left, low = self.energy.mean - x, self.accuracy.mean - y
+        return left, self.energy.mean + x, low, self.accuracy.mean + y
+
+
+def points(reporter: Reporter, column: str) -> tuple[list[Point], list[Record]]:
+    """Rows that have both accuracy and the energy of ``column``, and the records behind them."""
+    found: dict[tuple[str, tuple[float, ...], tuple[float, ...]], Point] = {}
+    records: dict[str, Record] = {}
+    for name in reporter.asked.chosen_rows(reporter.table):
+        energy, accuracy = reporter.measured(name, column), reporter.measured(name, "top1_pct")
+        if energy is None or accuracy is None:
+            continue
+        behind = [facts for facts, _ in reporter.known(name, "top1_pct")]
+        records |= {f.record.name: f.record for f in behind if f.record is not None}
+        method, label = method_of(behind[0]), reporter.table.rows[name].label
+        key = (method, energy.values, accuracy.values)
+        label = f"{found[key].label} = {label}" if key in found else label
+        found[key] = Point(label, method, energy, accuracy)
+    return list(found.values()), list(records.values())
+
+
+def frontier(shown: Sequence[Point]) -> list[Point]:
+    """Points that no other beats in both energy and accuracy, by rising energy."""
+    best: list[Point] = []
+    for point in sorted(shown, key=lambda p: (p.energy.mean, -p.accuracy.mean)):
+        if not best or point.accuracy.mean > best[-1].accuracy.mean:
+            best.append(point)
+    return best
+
+
+def frontier_figure(reporter: Reporter) -> Figure | str:
+    """Accuracy against energy (logarithmic), one point a row, for each energy that rows have.
+
+    Means over seeds, with the standard deviation as error bars where there are several.
+    """
+    found = {column: points(reporter, column) for column in ENERGIES}
+    panels = {column: both for column, both in found.items() if len(both[0]) > 1}
+    if not panels:
+        return "fewer than two rows have both accuracy and energy"
+    figure, drawn = _page([1] * len(panels), 8, 1.1 + 3.4 * len(panels))
+    for axes, (column, (shown, _)) in zip(drawn, panels.items(), strict=True):
+        _scatter(axes, shown)
+        axes.set_xlabel(f"{heading(column)} for one image, logarithmic")
+        axes.set_ylabel(heading("top1_pct"))
+    records = {r.name: r for _, kept in panels.values() for r in kept}.values()
+    used = dict.fromkeys(p.method for shown, _ in panels.values() for p in shown)
+    keys = [
+        Line2D([], [], ls="", marker=mark.marker, mfc=mark.colour, mec="black", label=name)
+        for name, mark in MARKS.items()
+        if name in used
+    ]
+    keys.append(Line2D([], [], color="0.4", lw=0.8, ls="--", label="frontier"))
+    drawn[0].legend(
+        handles=keys, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=len(keys), borderaxespad=0
+    )
+    foot = protocol(records)
+    if any(p.accuracy.std is not None for shown, _ in panels.values() for p in shown):
+        foot += " Bars: standard deviation over seeds."
+    _caption(figure, f"{reporter.table.id}: {reporter.table.title}", foot)
+    figure.draw_without_rendering()  # settles the layout, which the labels' places depend on
+    figure.set_layout_engine("none")
+    for axes, (shown, _) in zip(drawn, panels.values(), strict=True):
+        _label(axes, shown)
+    return figure
+
+
+def _scatter(axes: Axes, shown: Sequence[Point]) -> None:
+    """Draw the points with their error bars, and the frontier as thin steps."""
+    for point in shown:
+        mark = MARKS[point.method]
+        axes.errorbar(
+            point.energy.mean,
+            point.accuracy.mean,
+            xerr=point.energy.std or None,
+            yerr=point.accuracy.std or None,
+            fmt=mark.marker,
+            markersize=7,
+            markerfacecolor=mark.colour,
+            markeredgecolor="black",
+            ecolor="black",
+            elinewidth=0.8,
+            capsize=2,
+        )
+    best = frontier(shown)
+    axes.plot(
+        [p.energy.mean for p in best],
+        [p.accuracy.mean for p in best],
+        drawstyle="steps-post",
+        color="0.4",
+        lw=0.8,
+        ls="--",
+        zorder=1,
+    )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(0.12, 0.18)
+    axes.grid(lw=0.4, color="0.9")
+
+
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+RINGS = (8, 16, 26, 38, 52, 70, 90, 115)  # distances from the point, in points
+LEADER = {"arrowstyle": "-", "lw": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 4}
+ALIGN = {-1: ("right", "top"), 0: ("center", "center"), 1: ("left", "bottom")}
+
+
+def _label(axes: Axes, shown: Sequence[Point]) -> None:
+    """Name each point where the name covers nothing else; a thin line leads to a distant one."""
+    assert axes.figure is not None
+    scale = axes.figure.dpi / 72  # pixels in a point
+    taken = [_mark_box(axes, point, 5 * scale) for point in shown] + _step_boxes(axes, shown)
+    names: list[Bbox] = []
+    leaders: list[Line] = []
+    most = max(point.accuracy.n for point in shown)
+    for point in shown:
+        n = point.accuracy.n
+        words = point.label if n == most else f"{point.label} (n={n})"
+        anchor = (point.energy.mean, point.accuracy.mean)
+        probe = axes.text(0, 0, words, fontsize=SMALL)
+        size = probe.get_window_extent().size
+        probe.remove()
+        at = axes.transData.transform(anchor)
+        spots = [(ring, direction) for ring in RINGS for direction in DIRECTIONS]
+        boxes = [_place(at, size, ring * scale, direction) for ring, direction in spots]
+        lines = [Line(np.array([at, box.get_points().mean(axis=0)])) for box in boxes]
+        costs = [
+            _uncovered(box, axes.bbox)
+            + sum(_common(box, other) for other in (*taken, *names))
+            + box.width * box.height * _crossings(box, line, names, leaders)
+            for box, line in zip(boxes, lines, strict=True)
+        ]
+        best = costs.index(min(costs))  # the nearest of equals
+        ring, (right, up) = spots[best]
+        axes.annotate(
+            words,
+            anchor,
+            xytext=(ring * right, ring * up),
+            textcoords="offset points",
+            ha=ALIGN[right][0],
+            va=ALIGN[up][1],
+            fontsize=SMALL,
+            arrowprops=LEADER if ring > RINGS[0] else None,
+        )
+        names.append(boxes[best])
+        leaders.append(lines[best])
+
+
+def _step_boxes(axes: Axes, shown: Sequence[Point]) -> list[Bbox]:
+    """Pixels that the frontier's steps cover."""
+    corners = axes.transData.transform([(p.energy.mean, p.accuracy.mean) for p in frontier(shown)])
+    boxes = []
+    for (left, low), (right, high) in pairwise(corners):
+        boxes += [Bbox([[left, low], [right, low]]), Bbox([[right, low], [right, high]])]
+    return [box.padded(1) for box in boxes]
+
+
+def _mark_box(axes: Axes, point: Point, radius: float) -> Bbox:
+    """Pixels that a point and its error bars cover."""
+    left, right, low, high = point.box
+    left = max(left, point.energy.mean / 100)  # a logarithm is drawn
+    corners = axes.transData.transform([(left, low), (right, high)])
+    return Bbox(corners).padded(radius)
+
+
+def _place(at: Any, size: Any, far: float, direction: tuple[int, int]) -> Bbox:  # noqa: ANN401
+    """Box of a text of ``size`` pixels whose near edge is ``far`` from the pixel ``at``."""
+    corner = [
+        start + far * side - length * (1 - side) / 2
+        for start, length, side in zip(at, size, direction, strict=True)
+    ]
+    return Bbox.from_bounds(*corner, *size).padded(2)
+
+
+def _crossings(box: Bbox, line: Line, names: Sequence[Bbox], leaders: Sequence[Line]) -> int:
+    """Count names that ``line`` would cross, and lines that ``box`` would cover."""
+    over = sum(line.intersects_bbox(name, filled=False) for name in names)
+    return over + sum(leader.intersects_bbox(box, filled=False) for leader in leaders)
+
+
+def _uncovered(box: Bbox, bounds: Bbox) -> float:
+    """Area of ``box`` outside ``bounds``."""
+    return float(box.width * box.height) - _common(box, bounds)
+
+
+def _common(one: Bbox, other: Bbox) -> float:
+    both = Bbox.intersection(one, other)
+    return float(both.width * both.height) if both is not None else 0.0
