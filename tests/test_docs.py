@@ -62,7 +62,7 @@ def commands() -> Iterator[str]:
 
 
 def test_commands_are_found() -> None:
-    assert len(list(commands())) == 7
+    assert len(list(commands())) == 8
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(commands()))

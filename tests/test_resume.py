@@ -28,6 +28,14 @@ AD = [
 ]
 
 
+# The same with pruning: updates end the second and the third of four epochs.
+JOINT = [
+    *("rows=ad", "seed=3", "quantizer=ad_pruning", "data.train_images=384"),
+    *("quantizer.callback.min_epochs=[2,1]", "quantizer.callback.max_epochs=[2,1]"),
+]
+ONLY_EPOCHS = "trainer.checkpoint_seconds=600"  # nothing follows an epoch's checkpoint at once
+
+
 def start(store: Path, words: Sequence[str] = AD) -> subprocess.Popen[str]:
     command = [sys.executable, "reproduce/run.py", *SMALL, f"store={store}", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -47,9 +55,9 @@ def checkpoint(store: Path) -> dict | None:
     return None
 
 
-def kill_after(store: Path, epoch: int, batch: int) -> None:
+def kill_after(store: Path, epoch: int, batch: int, words: Sequence[str] = AD) -> None:
     """Start the cell and SIGKILL it once a checkpoint at or behind this place is on disk."""
-    process = start(store)
+    process = start(store, words)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"
@@ -62,9 +70,39 @@ def kill_after(store: Path, epoch: int, batch: int) -> None:
     pytest.fail("no checkpoint in time")
 
 
+def kill_at_once(store: Path, words: Sequence[str]) -> None:
+    """Start the cell and SIGKILL it as soon as it holds the cell's lock."""
+    process = start(store, words)
+    deadline = time.monotonic() + 120
+    while not list(store.glob("cells/*.lock")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline, "no lock in time"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert checkpoint(store) is None
+
+
 def outcome(store: Path) -> tuple[Record, dict[str, torch.Tensor]]:
     (record,) = Store(store).records()
     return record, torch.load(Store(store).weights(record.name), weights_only=True)
+
+
+def assert_same(unbroken: Path, broken: Path, *, resumed: int) -> Record:
+    """Compare all that two runs left, apart from their seconds, to the last bit."""
+    (whole, whole_weights), (again, weights) = outcome(unbroken), outcome(broken)
+    assert whole.provenance.resumed == 0
+    assert again.provenance.resumed == resumed
+    assert again.metrics == whole.metrics
+    assert again.costs == whole.costs
+    assert again.phases == whole.phases  # widths, channels, parameters, shapes
+    seconds = {"seconds": 0.0}
+    assert [epoch.model_copy(update=seconds) for epoch in again.history] == [
+        epoch.model_copy(update=seconds) for epoch in whole.history
+    ]
+    assert weights.keys() == whole_weights.keys()
+    assert all(same(weights[name], whole_weights[name]) for name in whole_weights)
+    return whole
 
 
 def same(a: object, b: object) -> bool:
@@ -90,18 +128,46 @@ def test_killed_run_ends_as_unbroken(
         kill_after(tmp_path, epoch, batch)
     finish(start(tmp_path))
 
-    (whole, whole_weights), (resumed, resumed_weights) = outcome(unbroken), outcome(tmp_path)
-    assert whole.provenance.resumed == 0
-    assert resumed.provenance.resumed == len(places)
-    assert resumed.metrics == whole.metrics
-    assert [phase.bits for phase in resumed.phases] == [phase.bits for phase in whole.phases]
+    whole = assert_same(unbroken, tmp_path, resumed=len(places))
     assert len(whole.phases) == 3  # the widths were really updated twice
-    seconds = {"seconds": 0.0}
-    assert [epoch.model_copy(update=seconds) for epoch in resumed.history] == [
-        epoch.model_copy(update=seconds) for epoch in whole.history
-    ]
-    assert resumed_weights.keys() == whole_weights.keys()
-    assert all(same(resumed_weights[name], whole_weights[name]) for name in whole_weights)
+
+
+@pytest.fixture(scope="module")
+def unbroken_joint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("unbroken_joint")
+    finish(start(store, JOINT))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (None, JOINT),
+        ((1, 3), JOINT),
+        ((2, 0), [*JOINT, ONLY_EPOCHS]),
+        ((2, 2), JOINT),
+        ((3, 2), JOINT),
+    ],
+    ids=["at-once", "before-cut", "right-after-cut", "after-cut", "last-phase"],
+)
+def test_killed_run_that_cuts_channels_ends_as_unbroken(
+    unbroken_joint: Path, tmp_path: Path, place: tuple[int, int] | None, words: list[str]
+) -> None:
+    if place is None:
+        kill_at_once(tmp_path, words)
+    else:
+        kill_after(tmp_path, *place, words)
+        state = checkpoint(tmp_path)
+        assert state is not None
+        done = state["module"]["epoch"], state["module"]["batch"]
+        assert done == place if ONLY_EPOCHS in words else done >= place
+        assert len(state["module"]["networks"]) == 1 + sum(done >= (e, 0) for e in (2, 3))
+    finish(start(tmp_path, JOINT))
+    whole = assert_same(unbroken_joint, tmp_path, resumed=int(place is not None))
+    counts = [phase.parameters for phase in whole.phases]
+    assert len(counts) == 3
+    assert counts == sorted(counts, reverse=True)
+    assert len(set(counts)) == 3  # channels were really cut twice
 
 
 def test_finished_cell_is_not_trained_again(unbroken: Path) -> None:

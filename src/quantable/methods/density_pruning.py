@@ -119,8 +119,10 @@ class ChannelMeter(DensityMeter):
 
     def _add(self, signs: Tensor) -> None:
         others = [dim for dim in range(signs.dim()) if dim != 1]
+        # float32 is exact below 2**24 values of a channel, which the pieces on a CPU never reach.
+        exact = torch.float32 if signs.device.type == "cpu" else torch.int64
         # Not in place: the first batch of an epoch turns the zero scalar into (c,) counts.
-        self.nonzero = self.nonzero + signs.sum(others, dtype=torch.float32).long()
+        self.nonzero = self.nonzero + signs.sum(others, dtype=exact).long()
 
     def read(self) -> float:
         """Density since the last reading; starts counting anew."""

@@ -1,0 +1,1 @@
+"""Searches for bit-widths: sensitivities of layers, allocators, and the files they end in."""

@@ -1,0 +1,203 @@
+"""The allocator against brute force, a dynamic program and published policies."""
+
+import itertools
+import json
+import math
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from quantable.layers import Bits
+from quantable.names import UserError
+from quantable.search.allocate import Budget, allocate
+
+FOUR, EIGHT = Bits(4, 4), Bits(8, 8)
+PAPERS = Path(__file__).parents[3] / "shared" / "papers"
+data = pytest.mark.data
+
+
+def paper(name: str) -> dict:
+    """A published program; absent outside the development machine."""
+    path = PAPERS / name
+    if not path.is_file():
+        assert "QUANTABLE_NEED_DATA" not in os.environ, f"{name} must be here"
+        pytest.skip(f"{name} is not on this machine")
+    return json.loads(path.read_text())
+
+
+def brute_force(loss: dict, budgets: list[Budget]) -> float | None:
+    """Least loss of all policies within the budgets; None where there is none."""
+    names = list(loss)
+    found = []
+    for choice in itertools.product(*(loss[name] for name in names)):
+        policy = list(zip(names, choice, strict=True))
+        if all(sum(b.cost[n][bits] for n, bits in policy) <= b.limit for b in budgets):
+            found.append(math.fsum(loss[n][bits] for n, bits in policy))
+    return min(found, default=None)
+
+
+def instance(seed: int) -> tuple[dict, list[Budget]]:
+    """A random program: whole losses make ties, some costs are zero, some budgets too small."""
+    draw = random.Random(seed)
+    names = [f"layer{i}" for i in range(draw.randint(1, 6))]
+    options = [Bits(b, b) for b in draw.sample([2, 3, 4, 6, 8], draw.randint(1, 4))]
+    loss = {n: {b: float(draw.randint(0, 5)) for b in options} for n in names}
+    budgets = []
+    for k in range(draw.randint(1, 3)):
+        cost = {n: {b: float(draw.choice([0, draw.randint(0, 40)])) for b in options} for n in names}
+        most = sum(max(cost[n].values()) for n in names)
+        budgets.append(Budget(f"budget{k}", "unit", cost, limit=draw.uniform(-0.1, 1) * most))
+    return loss, budgets
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_the_optimum_is_that_of_brute_force(seed: int) -> None:
+    loss, budgets = instance(seed)
+    expected = brute_force(loss, budgets)
+    if expected is None:
+        with pytest.raises(UserError, match="no bit-widths meet the budgets"):
+            allocate(loss, budgets)
+        return
+    found = allocate(loss, budgets)
+    assert found.loss == pytest.approx(expected, abs=1e-9)
+    assert found.gap == pytest.approx(0, abs=1e-6)
+    for budget in budgets:
+        spent = sum(budget.cost[name][bits] for name, bits in found.bits.items())
+        assert spent == found.spent[budget.name] <= budget.limit + 1e-9
+
+
+def test_instances_have_every_kind() -> None:
+    found = [brute_force(*instance(seed)) for seed in range(300)]
+    assert 20 < sum(loss is None for loss in found) < 200
+    assert any(len(instance(seed)[1]) == 3 for seed in range(300))
+
+
+def dynamic_program(gains: list[float], costs: list[int], limit: int) -> float:
+    """Greatest gain of a 0-1 knapsack with whole costs (Bellman)."""
+    best = [0.0] * (limit + 1)
+    for gain, cost in zip(gains, costs, strict=True):
+        for room in range(limit, cost - 1, -1):
+            best[room] = max(best[room], best[room - cost] + gain)
+    return best[limit]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.33, 0.5, 0.9])
+def test_a_large_knapsack_equals_the_dynamic_program(share: float) -> None:
+    draw = random.Random(7)
+    costs = [draw.randint(1, 40) for _ in range(99)]
+    gains = [draw.random() for _ in costs]
+    limit = int(share * sum(costs))
+    loss = {f"l{i}": {FOUR: gain, EIGHT: 0.0} for i, gain in enumerate(gains)}
+    cost = {f"l{i}": {FOUR: 0.0, EIGHT: float(c)} for i, c in enumerate(costs)}
+    found = allocate(loss, [Budget("size", "unit", cost, limit)])
+    assert math.fsum(gains) - found.loss == pytest.approx(dynamic_program(gains, costs, limit))
+
+
+def test_tied_layers_get_equal_widths() -> None:
+    loss = {"a": {FOUR: 3.0, EIGHT: 0.0}, "b": {FOUR: 1.0, EIGHT: 0.0}, "c": {FOUR: 2.5, EIGHT: 0.0}}
+    cost = {name: {FOUR: 1.0, EIGHT: 2.0} for name in loss}
+    budget = Budget("size", "byte", cost, limit=5)  # two of the three may have 8 bit
+    assert list(allocate(loss, [budget]).bits.values()) == [EIGHT, FOUR, EIGHT]
+    assert list(allocate(loss, [budget], [["b", "c"]]).bits.values()) == [FOUR, EIGHT, EIGHT]
+
+
+def test_an_infinite_loss_forbids_an_option() -> None:
+    loss = {"a": {FOUR: math.inf, EIGHT: 5.0}}
+    cost = {"a": {FOUR: 1.0, EIGHT: 2.0}}
+    assert allocate(loss, [Budget("size", "byte", cost, limit=2)]).bits == {"a": EIGHT}
+
+
+def test_errors_name_what_is_wrong() -> None:
+    loss = {"conv1": {FOUR: 1.0, EIGHT: 0.0}}
+    cost = {"conv1": {FOUR: 4.0, EIGHT: 8.0}}
+    with pytest.raises(UserError, match="size at most 3 byte, the least is 4 byte"):
+        allocate(loss, [Budget("size", "byte", cost, limit=3)])
+    with pytest.raises(UserError, match="'conv2'.*conv1"):
+        allocate(loss, [Budget("size", "byte", cost, limit=8)], ties=[["conv1", "conv2"]])
+    with pytest.raises(UserError, match="no cost of layer 'conv1'"):
+        allocate(loss, [Budget("size", "byte", {"conv1": {FOUR: 4.0}}, limit=8)])
+
+
+# Published programs (development data; skipped where they are absent)
+
+
+def hawq(network: str, policy: str) -> tuple[list[str], list[int], list[int]]:
+    """Layers, our widths and the published ones, for a program of HAWQ-V3's notebook."""
+    content = paper(f"hawqv3/{network}.json")
+    layers, kind = content["layers"], policy.split("_")[0]
+    names = [layer["torchvision_name"] for layer in layers]
+
+    def cost(layer: dict, bits: int) -> float:
+        if kind == "modelsize":
+            return layer["parameters"] * bits / 8
+        return layer["macs"] * bits**2 if kind == "bops" else layer["latency_ms"][str(bits)]
+
+    loss = {
+        layer["torchvision_name"]: {
+            bits: layer["hessian_trace_avg"] * layer["perturbation_sq"][str(bits.weight)]
+            for bits in (FOUR, EIGHT)
+        }
+        for layer in layers
+    }
+    costs = {
+        layer["torchvision_name"]: {bits: float(cost(layer, bits.weight)) for bits in (FOUR, EIGHT)}
+        for layer in layers
+    }
+    ties = [[names[index] for index in tie] for tie in content["ties"]]
+    limit = content["limits"][policy]["value"]
+    found = allocate(loss, [Budget(kind, "", costs, limit)], ties)
+    ours = [found.bits[name].weight for name in names]
+    return names, ours, content["policies"][policy]["weight_bits"]
+
+
+@data
+@pytest.mark.parametrize("share", ["0.75", "0.5", "0.25"])
+@pytest.mark.parametrize("kind", ["modelsize", "bops", "latency"])
+@pytest.mark.parametrize("network", ["resnet18", "resnet50"])
+def test_hawqv3_policies(network: str, kind: str, share: str) -> None:
+    names, ours, published = hawq(network, f"{kind}_{share}")
+    differing = [n for n, a, b in zip(names, ours, published, strict=True) if a != b]
+    known = (network, kind, share) == ("resnet50", "modelsize", "0.25")  # the published one is worse
+    assert differing == (["layer3.5.conv1"] if known else [])
+
+
+@data
+@pytest.mark.parametrize(
+    ("macs", "limit", "weights", "activations"),
+    [("macs_quirk", "limit_quirk", 52, 52), ("macs", "limit", 49, 50)],
+)
+def test_limpq_policy(macs: str, limit: str, weights: int, activations: int) -> None:
+    content = paper("limpq/resnet50_w3a4.json")
+    widths, layers, budgets = content["bit_set"], content["layers"], content["budgets"]
+
+    def importance(values: dict[str, float]) -> dict[int, float]:
+        """Forbid a width that is said to matter less than the next higher one."""
+        pairs = itertools.pairwise(widths)
+        worse = {low for high, low in pairs if values[str(low)] < values[str(high)]}
+        return {bits: math.inf if bits in worse else values[str(bits)] for bits in widths}
+
+    options = [Bits(w, a) for w in widths for a in widths]
+    loss, size, bops = {}, {}, {}
+    for layer in layers:
+        weight = importance(layer["weight_importance"])
+        act = importance(layer["activation_importance"])
+        name, alpha = layer["name"], content["alpha"]
+        loss[name] = {b: act[b.act] + alpha * weight[b.weight] for b in options}
+        size[name] = {b: float(layer["parameters"] * b.weight) for b in options}
+        bops[name] = {b: float(layer[macs] * b.weight * b.act) for b in options}
+    ends = 8 * budgets["size"]["first_and_last_weights"]
+    found = allocate(
+        loss,
+        [
+            Budget("size", "bit", size, budgets["size"]["limit_bits"] - ends),
+            Budget("bops", "bit operation", bops, budgets["bops"][limit]),
+        ],
+    )
+    policy, names = content["published_policy"], [layer["name"] for layer in layers]
+    ours = [found.bits[name] for name in names]
+    same = [b.weight == w for b, w in zip(ours, policy["weight_bits"], strict=True)]
+    assert sum(same) == weights
+    same = [b.act == a for b, a in zip(ours, policy["activation_bits"], strict=True)]
+    assert sum(same) == activations
