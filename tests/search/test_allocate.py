@@ -46,7 +46,7 @@ def instance(seed: int) -> tuple[dict, list[Budget]]:
     loss = {n: {b: float(draw.randint(0, 5)) for b in options} for n in names}
     budgets = []
     for k in range(draw.randint(1, 3)):
-        cost = {n: {b: float(draw.choice([0, draw.randint(0, 40)])) for b in options} for n in names}
+        cost = {n: {b: draw.choice([0.0, draw.randint(0, 40)]) for b in options} for n in names}
         most = sum(max(cost[n].values()) for n in names)
         budgets.append(Budget(f"budget{k}", "unit", cost, limit=draw.uniform(-0.1, 1) * most))
     return loss, budgets
@@ -96,7 +96,7 @@ def test_a_large_knapsack_equals_the_dynamic_program(share: float) -> None:
 
 
 def test_tied_layers_get_equal_widths() -> None:
-    loss = {"a": {FOUR: 3.0, EIGHT: 0.0}, "b": {FOUR: 1.0, EIGHT: 0.0}, "c": {FOUR: 2.5, EIGHT: 0.0}}
+    loss = {name: {FOUR: at_4, EIGHT: 0.0} for name, at_4 in (("a", 3.0), ("b", 1.0), ("c", 2.5))}
     cost = {name: {FOUR: 1.0, EIGHT: 2.0} for name in loss}
     budget = Budget("size", "byte", cost, limit=5)  # two of the three may have 8 bit
     assert list(allocate(loss, [budget]).bits.values()) == [EIGHT, FOUR, EIGHT]
@@ -114,7 +114,7 @@ def test_errors_name_what_is_wrong() -> None:
     cost = {"conv1": {FOUR: 4.0, EIGHT: 8.0}}
     with pytest.raises(UserError, match="size at most 3 byte, the least is 4 byte"):
         allocate(loss, [Budget("size", "byte", cost, limit=3)])
-    with pytest.raises(UserError, match="'conv2'.*conv1"):
+    with pytest.raises(UserError, match=r"'conv2'.*conv1"):
         allocate(loss, [Budget("size", "byte", cost, limit=8)], ties=[["conv1", "conv2"]])
     with pytest.raises(UserError, match="no cost of layer 'conv1'"):
         allocate(loss, [Budget("size", "byte", {"conv1": {FOUR: 4.0}}, limit=8)])
@@ -159,7 +159,8 @@ def hawq(network: str, policy: str) -> tuple[list[str], list[int], list[int]]:
 def test_hawqv3_policies(network: str, kind: str, share: str) -> None:
     names, ours, published = hawq(network, f"{kind}_{share}")
     differing = [n for n, a, b in zip(names, ours, published, strict=True) if a != b]
-    known = (network, kind, share) == ("resnet50", "modelsize", "0.25")  # the published one is worse
+    # The one published policy that is not optimal: 0.8232 gained, where 0.8314 can be.
+    known = (network, kind, share) == ("resnet50", "modelsize", "0.25")
     assert differing == (["layer3.5.conv1"] if known else [])
 
 
