@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hand_records import LAYERS, claim, hand_table, keep, record_of, reporter
 from rich.console import Console
 from rich.text import Text
 
+from quantable.columns import COLUMNS
 from quantable.names import UserError
+from quantable.record import Record
 from quantable.report.model import ClaimLine, Entry, Report, Reporter
 from quantable.report.render import FORMATS
 from quantable.table import Table
@@ -558,3 +561,45 @@ def test_a_report_of_nothing_has_every_face(tmp_path: Path, face: str) -> None:
     text = FORMATS[face](reporter(tmp_path, hand_table(claims={})).report())
     assert "not run" in text
     assert "Claims" not in text
+
+
+# What a run spent, and whether it was one run
+
+
+def test_training_time_is_the_runs_seconds_over_the_baselines(tmp_path: Path) -> None:
+    about = reporter(tmp_path, hand_table(baseline="bits16"))
+    keep(about, "float", 0, (32, [(91.0, 90.0)] * 5))  # five epochs of one second each
+    keep(about, "ad", 0, (16, [(90.0, 89.0)] * 2), (8, [(90.0, 89.0)] * 2))
+    assert [value for _, value in about.known("ad", "training_time")] == [2 / 5]
+    assert [value for _, value in about.known("ad_1", "training_time")] == [4 / 5]
+    assert [value for _, value in about.known("bits16", "training_time")] == [1]
+
+
+def test_one_run_from_untrained_weights_has_no_epoch_outside_it(tmp_path: Path) -> None:
+    about = reporter(tmp_path)
+    record = keep(about, "ad", 0, (16, [(90.0, 89.0)] * 2), (8, [(90.0, 89.0)] * 3))
+    facts = about.row("ad").facts[0]
+
+    def outside(changed: Record) -> float | None:
+        return COLUMNS["retrained_epochs"].value(replace(facts, record=changed))
+
+    assert outside(record) == 0
+    given = record.config | {"model.net.weights_sha256": "0" * 64}
+    assert outside(record.model_copy(update={"config": given})) == 5  # it began trained
+    gap = [*record.history[:3], *record.history[4:]]  # epoch 3 is missing, 4 stands in its place
+    assert outside(record.model_copy(update={"history": gap})) == 2
+
+
+def test_miscounted_activations_are_summed_over_the_epochs_that_counted_twice(
+    tmp_path: Path,
+) -> None:
+    about = reporter(tmp_path)
+    record = keep(about, "ad", 0, (16, [(90.0, 89.0)] * 3))
+    facts = about.row("ad").facts[0]
+    column = COLUMNS["miscounted"].value
+    assert column(facts) is None  # a run that counted nothing twice proves nothing
+    twice = [
+        e.model_copy(update={"miscounted": n})
+        for e, n in zip(record.history, (0, 2, 1), strict=True)
+    ]
+    assert column(replace(facts, record=record.model_copy(update={"history": twice}))) == 3

@@ -270,6 +270,8 @@ class Keep(pl.Callback):
             state: Mapping[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise UserError(f"{self.path}: damaged; delete it to begin the cell anew") from error
+        if not state["module"].keys() >= set(PROGRESS):
+            raise UserError(f"{self.path}: of an older version; delete it to begin the cell anew")
         shrink_to(module.net, state["net"])
         module.net.load_state_dict(state["net"])
         module.optimizer_state = state["optimizer"]

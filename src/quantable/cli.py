@@ -206,9 +206,8 @@ def show(reporter: Reporter, words: Words) -> Report:
     """Print a report in the asked form, or draw its figures and print where they are."""
     report = reporter.report()
     if words.format == "figures":
-        from quantable.report.figures import (
-            write_figures,
-        )  # matplotlib only where something is drawn
+        # matplotlib only where something is drawn
+        from quantable.report.figures import write_figures
 
         print("\n".join(write_figures(reporter, Store(words.store).reports / report.table)))
     else:

@@ -199,6 +199,8 @@ def _retrained_epochs(facts: Facts) -> float | None:
     """Epochs that are not the next one of a single run from untrained weights to its end."""
     if facts.record is None:
         return None
+    if facts.record.config.get("model.net.weights_sha256"):  # every epoch trains a trained network
+        return len(facts.record.history)
     breaks = sum(epoch.epoch != i for i, epoch in enumerate(facts.record.history))
     return breaks + abs(len(facts.record.history) - sum(p.epochs for p in facts.record.phases))
 

@@ -1,23 +1,12 @@
 """The real sets of the development machine, where they are."""
 
-import os
-
 import pytest
 import torch
+from development_data import shared
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from quantable.data.layouts import PROJECT_ROOT, probe_variant
-
-SHARED = PROJECT_ROOT.parent / "shared" / "data"
-
-
-def real(folder: str):
-    root = SHARED / folder
-    if not root.is_dir():
-        assert "QUANTABLE_NEED_DATA" not in os.environ, f"{folder} must be here"
-        pytest.skip(f"{folder} is not on this machine")
-    return root
 
 
 def loader(set_id: str, root, **changes):
@@ -27,7 +16,7 @@ def loader(set_id: str, root, **changes):
 
 @pytest.mark.data
 def test_cifar10_in_jpeg() -> None:
-    root = real("cifar10-jpeg")
+    root = shared("data/cifar10-jpeg")
     assert probe_variant(root) == "jpeg"
     data = loader("cifar10", root)
     assert data.title == "CIFAR-10 (JPEG)"
@@ -41,7 +30,9 @@ def test_cifar10_in_jpeg() -> None:
 
 @pytest.mark.data
 def test_the_imagenet_sample() -> None:
-    data = loader("imagenet", real("imagenet-sample"), tag="tf_efficientnet_lite0.in1k", workers=0)
+    data = loader(
+        "imagenet", shared("data/imagenet-sample"), tag="tf_efficientnet_lite0.in1k", workers=0
+    )
     assert data.title == "ImageNet (sample)"
     assert data.sizes["test"] == 1000
     x, y = next(iter(data.eval_batches("test", 50, "cpu")))
@@ -52,7 +43,7 @@ def test_the_imagenet_sample() -> None:
 
 @pytest.mark.data
 def test_tiny_imagenet_variant() -> None:
-    root = real("tiny-imagenet")
+    root = shared("data/tiny-imagenet")
     assert probe_variant(root, lossless=False) == ""
     rows = loader("tiny_imagenet", root).source.rows("test")
     assert rows.decode([0, 1, 2], [3, 64, 64]).shape == (3, 64, 64, 3)

@@ -1,13 +1,13 @@
 """Activation density against hand counts and the sheet's sequences."""
 
 import io
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ad_arguments import ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
 from quantable.classifier import Classifier
@@ -20,7 +20,6 @@ from quantable.methods.activation_density import (
     is_flat,
     next_bits,
 )
-from quantable.methods.minmax import MinMax
 from quantable.models.cifar import resnet8_cifar
 from quantable.recipe import constant
 
@@ -30,21 +29,7 @@ GREY = (1, 28, 28)
 
 def method(**changes: Any) -> ActivationDensity:
     """Return AD with phases of one epoch and nothing that ends the run early."""
-    arguments = {
-        "weight": partial(MinMax, batched=False, per_channel=False),
-        "act": partial(MinMax, batched=True, per_channel=False),
-        "inner": [16, 16],
-        "ends": [16, 16],
-        "layers": {},
-        "min_epochs": 1,
-        "max_epochs": 1,
-        "max_updates": 99,
-        "window": 1,
-        "flat_within": 0.02,
-        "enough_density": 0.95,
-        "min_bits": 2,
-    }
-    return ActivationDensity(**arguments | changes)
+    return ActivationDensity(**ONE_EPOCH_PHASES | changes)
 
 
 def attached(**changes: Any) -> tuple[ActivationDensity, Classifier]:

@@ -1,7 +1,6 @@
 """AD pruning against hand counts: how many channels stay, and which."""
 
 import io
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +8,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from ad_arguments import ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
 from quantable.classifier import Classifier
 from quantable.methods.density_pruning import ChannelMeter, DensityPruning, next_channels
-from quantable.methods.minmax import MinMax
 from quantable.models.cifar import resnet8_cifar
 from quantable.names import UserError
 from quantable.recipe import constant
@@ -24,23 +23,8 @@ PIXELS = 1000  # of each channel, in the densities that a test chooses
 
 def method(**changes: Any) -> DensityPruning:
     """Return AD pruning with phases of one epoch and nothing that ends the run early."""
-    arguments = {
-        "keep_by": "density",
-        "min_channels": 4,
-        "weight": partial(MinMax, batched=False, per_channel=False),
-        "act": partial(MinMax, batched=True, per_channel=False),
-        "inner": [16, 16],
-        "ends": [16, 16],
-        "layers": {},
-        "min_epochs": 1,
-        "max_epochs": 1,
-        "max_updates": 99,
-        "window": 1,
-        "flat_within": 0.02,
-        "enough_density": 1.1,
-        "min_bits": 2,
-    }
-    return DensityPruning(**arguments | changes)
+    pruning = {"keep_by": "density", "min_channels": 4, "enough_density": 1.1}
+    return DensityPruning(**ONE_EPOCH_PHASES | pruning | changes)
 
 
 class Run:

@@ -3,28 +3,22 @@
 import itertools
 import json
 import math
-import os
 import random
-from pathlib import Path
 
 import pytest
+from development_data import shared
 
 from quantable.layers import Bits
 from quantable.names import UserError
 from quantable.search.allocate import Budget, allocate
 
 FOUR, EIGHT = Bits(4, 4), Bits(8, 8)
-PAPERS = Path(__file__).parents[3] / "shared" / "papers"
 data = pytest.mark.data
 
 
 def paper(name: str) -> dict:
-    """A published program; absent outside the development machine."""
-    path = PAPERS / name
-    if not path.is_file():
-        assert "QUANTABLE_NEED_DATA" not in os.environ, f"{name} must be here"
-        pytest.skip(f"{name} is not on this machine")
-    return json.loads(path.read_text())
+    """A published program."""
+    return json.loads(shared(f"papers/{name}").read_text())
 
 
 def brute_force(loss: dict, budgets: list[Budget]) -> float | None:
