@@ -105,7 +105,7 @@ def test_a_config_is_plain_and_a_record_keeps_nothing_of_the_machine(tmp_path: P
         (["bits.ends=[33,8]"], "bits.ends.0=33: a quantization grid has 1 to 16 bits"),
         (["bits.layers={fc:[20,8]}"], "bits=20: a quantization grid has 1 to 16 bits"),
         (["bits.inner=4"], "bits.inner=4: "),
-        (["recipe.epochs=0"], "recipe.epochs=0: "),
+        (["recipe.epochs=-1"], "recipe.epochs=-1: "),
         (["recipe.epochs=many"], "recipe.epochs='many': "),
         (["recipe.optimizer.lr=-1"], "recipe.optimizer.lr=-1: "),
         (["recipe.precision=16"], "recipe.precision=16: "),

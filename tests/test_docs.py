@@ -11,6 +11,7 @@ import yaml
 
 from quantable.cli import asked_tables, parse
 from quantable.names import UserError
+from quantable.table import program_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -77,14 +78,17 @@ def yaml_names(folder: str) -> list[str]:
 
 
 def test_every_method_has_one_card_and_every_card_its_config() -> None:
-    named = []
+    cards = {}
     for path in sorted((ROOT / "docs" / "methods").glob("*.md")):
-        config = re.search(r"\*\*Config\*\* `quantizer=(\w+)`", path.read_text())
-        assert config, f"docs/methods/{path.name} has no line with **Config** `quantizer=...`"
-        named.append(config[1])
+        config = path.read_text().partition("**Config**")[2].partition("**Tables**")[0]
+        cards[path.name] = re.findall(r"`(quantizer|search|program)(?:=|: )(\w+)`", config)
+        assert cards[path.name], f"{path.name}: no **Config** `quantizer=...`, search or program"
     methods = [name for name in yaml_names("quantizer") if name != "none"]
     assert len(methods) >= 5  # they were found; tests/methods/test_every_method.py has the count
-    assert sorted(named) == methods
+    assert sorted(name for (kind, name), *_ in cards.values() if kind == "quantizer") == methods
+    others = sorted(name for named in cards.values() for kind, name in named if kind != "quantizer")
+    searches = [name for name in yaml_names("search") if name != "none"]
+    assert others == sorted([*searches, *program_names()])
 
 
 def test_every_paper_is_in_the_bibliography() -> None:
@@ -94,7 +98,7 @@ def test_every_paper_is_in_the_bibliography() -> None:
         for folder in ("table", "hardware")
         for path in sorted((ROOT / "conf" / folder).glob("*.yaml"))
     }
-    assert len(asked) == 8  # six tables, two sets of constants
+    assert len(asked) == 16  # fourteen tables, two sets of constants
     assert {name: paper for name, paper in asked.items() if paper not in known} == {}
 
 
@@ -118,7 +122,8 @@ def test_add_a_table_shows_a_table_that_can_be_read(tmp_path: Path) -> None:
     assert table.id == "ad_example"
     assert table.model_fields_set == set(Table.model_fields)  # every key is shown
     shown = set().union(*(row.model_fields_set for row in table.rows.values()))
-    assert set(Row.model_fields) - shown == {"train", "reason", "bits"}  # explained below it
+    explained_below = {"train", "reason", "bits", "policy", "start", "teacher", "chosen"}
+    assert set(Row.model_fields) - shown == explained_below
 
 
 def test_add_a_table_shows_published_numbers_that_can_be_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import logging
 import warnings
+from functools import partial
 
 import pytest
 import timm
@@ -8,8 +9,10 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
+from quantable.methods.minmax import MinMax
 from quantable.models.cifar import resnet8_cifar, resnet18_cifar, resnet20_cifar, vgg19_cifar
-from quantable.trace import COUNTED, activations_behind, layer_shapes, signed_inputs
+from quantable.quantize import Quantize
+from quantable.trace import COUNTED, activations_behind, layer_shapes, linked_layers, signed_inputs
 
 
 def shape_of(layer, input_size):
@@ -80,7 +83,7 @@ def test_module_with_parameters_and_no_rule_stops():
         r"layer '1\.0' \(ConvTranspose2d\) has parameters but no MAC rule: "
         r"add it to COUNTED with a rule or to FREE with a reason, in quantable\.trace"
     )
-    for function in (layer_shapes, signed_inputs, activations_behind):
+    for function in (layer_shapes, signed_inputs, activations_behind, linked_layers):
         with pytest.raises(NotImplementedError, match=message):
             function(net, (3, 4, 4))
 
@@ -130,8 +133,9 @@ def test_product_outside_counted_layers_stops_with_its_module(net, message):
 def test_layer_that_never_runs_stops():
     net = resnet8_cifar(10, 3, 0.5, "plain")
     net.head = nn.Linear(4, 4)
-    with pytest.raises(NotImplementedError, match=r"layer 'head' \(Linear\) does not run"):
-        layer_shapes(net, (3, 32, 32))
+    for function in (layer_shapes, linked_layers):
+        with pytest.raises(NotImplementedError, match=r"layer 'head' \(Linear\) does not run"):
+            function(net, (3, 32, 32))
 
 
 def hooks_of(net):
@@ -142,7 +146,9 @@ def hooks_of(net):
     ]
 
 
-@pytest.mark.parametrize("function", [layer_shapes, signed_inputs, activations_behind])
+@pytest.mark.parametrize(
+    "function", [layer_shapes, signed_inputs, activations_behind, linked_layers]
+)
 def test_network_is_left_as_it_was(function):
     net = resnet8_cifar(10, 3, 0.5, "plain")
     net.layer1.eval()
@@ -296,3 +302,137 @@ def test_another_nonlinearity_ends_the_way():
 def test_activation_that_runs_twice_stops_with_its_name():
     with pytest.raises(NotImplementedError, match=r"activation 'relu' \(ReLU\) runs more than"):
         activations_behind(Twice(), (3, 4, 4))
+
+
+# Layers that read one tensor: counts of the papers' networks, then what separates two readers.
+
+
+@pytest.mark.parametrize(
+    ("net", "inner", "items", "pairs"),
+    [
+        (timm.create_model("resnet50"), 52, 48, ["layer1", "layer2", "layer3", "layer4"]),
+        (timm.create_model("resnet101"), 103, 99, ["layer1", "layer2", "layer3", "layer4"]),
+        (timm.create_model("mobilenetv2_100"), 51, 51, []),
+    ],
+    ids=["resnet50", "resnet101", "mobilenetv2"],
+)
+def test_linked_layers_of_imagenet_networks(net, inner, items, pairs):
+    shapes = [shape.name for shape in layer_shapes(net, (3, 32, 32))]
+    linked = linked_layers(net, (3, 32, 32))
+    assert [name for item in linked for name in item] == in_item_order(shapes, linked)
+    assert (len(shapes) - 2, len(linked) - 2) == (inner, items)
+    expected = [(f"{stage}.0.conv1", f"{stage}.0.downsample.0") for stage in pairs]
+    assert [item for item in linked if len(item) > 1] == expected
+
+
+def in_item_order(names, items):
+    """Names by the first layer of their item, then by execution order."""
+    item_of = {name: item for item in items for name in item}
+    return sorted(names, key=lambda name: names.index(item_of[name][0]))
+
+
+def test_linked_layers_of_resnet20_with_and_without_quantizers():
+    net = resnet20_cifar(10, 3, 0.5, "plain")
+    linked = linked_layers(net, (3, 32, 32))
+    pairs = [(f"layer{n}.0.conv1", f"layer{n}.0.shortcut.conv") for n in (2, 3)]
+    assert [item for item in linked if len(item) > 1] == pairs
+    assert linked[0] == ("conv1",)
+    assert linked[-1] == ("fc",)
+    assert len(linked) - 2 == 18
+
+    quantizer = partial(MinMax, batched=True)
+    callback = Quantize(
+        weight=partial(MinMax, batched=False), act=quantizer, inner=[4, 4], ends=None, layers={}
+    )
+    callback.attach(net, (3, 32, 32))
+    assert linked_layers(net, (3, 32, 32)) == linked
+
+
+class Readers(nn.Module):
+    """Two layers read a tensor, the second one after ``between``."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.between = between
+        self.stem, self.one, self.two = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.one(x).mean()
+        return y + self.two(self.between(x))
+
+
+def changed_in_place(x):
+    x[0, 0, 0, 0] = 1.0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("between", "linked"),
+    [
+        (nn.Identity(), True),
+        (nn.Dropout(0.5), True),
+        (torch.Tensor.detach, True),
+        (lambda x: x.view(x.shape), True),
+        (torch.clone, False),
+        (nn.ReLU(), False),
+        (nn.ReLU(inplace=True), False),
+        (nn.MaxPool2d(1), False),
+        (changed_in_place, False),
+        (lambda x: x.view(-1).mul_(2).view(x.shape), False),
+        (lambda x: x.mT, False),
+        (lambda x: x[:, :1].expand(-1, 3, -1, -1), False),
+        (lambda x: x[:, :, 1:], False),
+    ],
+    ids=["identity", "dropout", "detached", "view", "clone", "relu", "relu in place", "pool",
+         "assignment", "in place by a view", "transposed", "expanded", "sliced"],
+)  # fmt: skip
+def test_two_layers_are_linked_if_the_very_same_tensor_enters_both(between, linked):
+    groups = [("stem",), ("one", "two")] if linked else [("stem",), ("one",), ("two",)]
+    assert linked_layers(Readers(between), (3, 4, 4)) == groups
+
+
+class Halves(Readers):
+    def forward(self, x):
+        left, right = self.stem(x).chunk(2, dim=-1)
+        return self.one(left) + self.two(right)
+
+
+def test_two_halves_of_one_tensor_are_two():
+    assert len(linked_layers(Halves(None), (3, 4, 4))) == 3
+
+
+class SeparateAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 2, stride=2)
+        self.out, self.value, self.key, self.query = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).mT
+        return self.out(F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x)))
+
+
+def test_query_key_and_value_are_one_item():
+    expected = [("embed",), ("query", "key", "value"), ("out",)]
+    assert linked_layers(SeparateAttention(), (3, 4, 4)) == expected
+
+
+class Head(nn.Module):
+    """A layer that reads two tensors, each with a reader of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.own, self.other, self.shared = (
+            nn.Conv2d(3, 3, 1) for _ in range(5)
+        )
+
+    def forward(self, x):
+        one, two = self.first(x), self.second(x.relu())
+        alone = self.own(one) + self.other(two)
+        return alone + self.shared(one) + self.shared(two)
+
+
+def test_layer_that_runs_twice_joins_both_groups():
+    expected = [("first",), ("second",), ("own", "other", "shared")]
+    assert linked_layers(Head(), (3, 4, 4)) == expected

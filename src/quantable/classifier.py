@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrize import is_parametrized
 from torchmetrics.classification import MulticlassAccuracy
 
 from quantable.channels import shrink_to
@@ -38,13 +39,16 @@ class Classifier(pl.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[[float, int], float],
         epochs: int,
+        weight_decay: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
+        self.weight_decay = weight_decay or {}  # by layer, instead of the optimizer's own
         self.input_size = input_size
         self.optimizer = optimizer
         self.schedule = schedule
         self.penalties: list[Callable[[], Tensor]] = []
+        self.teacher: list[nn.Module] = []  # in a list, so that it is no submodule
         self.epoch = 0
         self.batch = 0
         self.batches = 0  # per epoch
@@ -66,7 +70,7 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over the network with its quantizers, and restore its state."""
         try:
-            optimizer = self.optimizer(self.net.parameters())
+            optimizer = self.optimizer(self._parameter_groups())
         except (TypeError, ValueError) as error:
             raise UserError(f"recipe.optimizer: {error}") from error
         for group in optimizer.param_groups:
@@ -74,6 +78,26 @@ class Classifier(pl.LightningModule):
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
         return optimizer
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """All parameters; the weights of layers with their own weight decay in a group for each."""
+        own: dict[float, list[nn.Parameter]] = {}
+        for name, decay in self.weight_decay.items():
+            layer = self.net.get_submodule(name)
+            parametrized = is_parametrized(layer, "weight")
+            weight = layer.parametrizations.weight.original if parametrized else layer.weight  # type: ignore[union-attr]
+            own.setdefault(decay, []).append(weight)  # type: ignore[arg-type]
+        apart = {id(weight) for weights in own.values() for weight in weights}
+        others = [p for p in self.net.parameters() if id(p) not in apart]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        return groups + [{"params": weights, "weight_decay": d} for d, weights in own.items()]
+
+    def teach(self, teacher: nn.Module) -> None:
+        """Learn the outputs of ``teacher`` too: its loss and that of the labels weigh the same.
+
+        Temperature 1 (LSQ, arXiv:1902.08153, Sec. 3.7). The teacher is no part of the state.
+        """
+        self.teacher.append(teacher)
 
     def learning_rate_factor(self) -> float:
         """Schedule at the middle of the coming step."""
@@ -95,6 +119,10 @@ class Classifier(pl.LightningModule):
             correct = (logits.argmax(dim=1) == y).sum()
             n = torch.tensor(len(y), device=y.device)
             self.sums += torch.stack([loss.detach().double() * n, correct, n])
+        for teacher in self.teacher:
+            with torch.no_grad():
+                target = teacher.to(x.device)(x).softmax(dim=1)
+            loss = (loss + cross_entropy(logits, target)) / 2
         for penalty in self.penalties:
             loss = loss + penalty()
         return loss

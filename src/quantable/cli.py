@@ -3,10 +3,11 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from quantable.bits_file import write_bits
 from quantable.columns import COLUMNS, hardware_of
 from quantable.config import ROOT, RunConfig
 from quantable.data.layouts import missing, probe_variant
@@ -63,17 +64,19 @@ def parse(words: Sequence[str]) -> Words:
     for key, allowed in (("action", ACTIONS), ("format", FACES), ("budget", BUDGETS)):
         if key in control and control[key] not in allowed:
             raise unknown(key, control[key], allowed, "command line")
+    store = ROOT / Path(control.get("store", "runs")).expanduser()
     asked = Asked(
         overrides=tuple(overrides),
         budget=control.get("budget"),
         rows=_names("rows", control["rows"]) if "rows" in control else None,
         seeds=_seeds(control["seed"]) if "seed" in control else None,
+        stores=(Store(store),),
     )
     return Words(
         tables=_names("table", control["table"]) if "table" in control else (),
         action=control.get("action", "run"),
         format=control.get("format", "terminal"),
-        store=ROOT / Path(control.get("store", "runs")).expanduser(),
+        store=store,
         published=_file(control["published"]) if "published" in control else None,
         asked=asked,
     )
@@ -135,14 +138,19 @@ class State:
 
     cell: Cell
     variant: str | None  # of the data on this machine; None where the set is not here
-    word: str  # done | running | missing | stale
+    word: str  # done | running | missing | stale | waiting
     record: Record | None
 
 
 def state(cell: Cell, store: Store, known: Sequence[Record]) -> State:
-    """Look a cell up: done, running, stale (only a record of an older question), or missing."""
+    """Look a cell up: done, running, stale (only a record of an older question), or missing.
+
+    One that waits has bit-widths that a search has yet to find.
+    """
     data = cell.config["data"]
     variant = probe_variant(data["root"], lossless=data["lossless"])
+    if cell.search is not None:
+        return State(cell, variant, "waiting", None)
     record = store.find(cell.signature, variant)
     if record is not None:
         return State(cell, variant, "done", record)
@@ -163,12 +171,12 @@ def plan(table: Table, words: Words) -> None:
     for cell in words.asked.cells(table):
         now = state(cell, store, known)
         where = "" if now.variant is not None else "; its data set is not on this machine"
-        line = f"  {now.word:8} {cell.row} seed {cell.seed} [{cell.signature}]{where}"
+        name = f"after search {cell.search}" if cell.search is not None else cell.signature
+        line = f"  {now.word:8} {cell.row} seed {cell.seed} [{name}]{where}"
         print(line)
         if now.word != "done":
             print(f"           {cell.command}")
-    words_now = words.asked.budget or table.budget
-    asked = Asked(words.asked.overrides, words_now, words.asked.rows, words.asked.seeds)
+    asked = replace(words.asked, budget=words.asked.budget or table.budget)
     costs = [name for name in table.columns if not COLUMNS[name].trained]
     reporter = Reporter(table.model_copy(update={"columns": dict.fromkeys(costs)}), asked, [store])
     report = reporter.report().model_copy(update={"claims": [], "notes": []})
@@ -178,21 +186,20 @@ def plan(table: Table, words: Words) -> None:
 def run(table: Table, words: Words) -> Report:
     """Train what misses, waiting for cells that another runner holds, and report."""
     store = Store(words.store)
-    waiting = words.asked.cells(table)
+    asked = replace(words.asked, budget=words.asked.budget or table.budget)
+    waiting = asked.cells(table)
     _check(waiting, store)
-    failures: list[str] = []
+    failures: dict[str, str] = {}  # by signature
     if any(state(cell, store, ()).word != "done" for cell in waiting):
         with Progress(len(waiting)) as progress:
             while waiting:
-                left = [cell for cell in waiting if not _settle(cell, store, progress, failures)]
+                now = (_again(cell, table, asked) for cell in waiting)
+                left = [cell for cell in now if not _settle(cell, store, progress, failures)]
                 if len(left) == len(waiting):
                     wait()
                 waiting = left
     if failures:
-        raise UserError("\n".join(failures))
-    asked = words.asked
-    if asked.budget is None:
-        asked = Asked(asked.overrides, table.budget, asked.rows, asked.seeds)
+        raise UserError("\n".join(failures.values()))
     report = show(Reporter(table, asked, [store]), words)
     store.reports.mkdir(parents=True, exist_ok=True)
     copy = store.reports / f"{table.id}.md"
@@ -216,17 +223,43 @@ def show(reporter: Reporter, words: Words) -> Report:
 
 
 def _check(cells: Sequence[Cell], store: Store) -> None:
-    """Refuse before the first training what would fail after it: constants, a missing data set."""
+    """Refuse before the first training what would fail after it.
+
+    That is: constants, a missing data set, a run to begin with that is neither here nor planned.
+    """
+    planned = {cell.signature for cell in cells}
     for cell in cells:
         hardware_of(cell.config)
         now = state(cell, store, ())
+        for need in cell.needs:
+            if need not in planned and store.find(need, now.variant) is None:
+                raise UserError(
+                    f"{cell.row} seed {cell.seed}: it begins with run {need}, which is not in "
+                    f"{store.folder}; train that first, into the same store"
+                )
         if now.variant is None and now.record is None:
             raise missing(cell.config["data"]["id"], cell.config["data"]["root"])
 
 
-def _settle(cell: Cell, store: Store, progress: Progress, failures: list[str]) -> bool:
-    """Bring one cell to its end; False while another runner holds it."""
+def _again(cell: Cell, table: Table, asked: Asked) -> Cell:
+    """Look again at a cell that waited for a search."""
+    if cell.search is None:
+        return cell
+    return asked.cell(table, cell.row, cell.config["budget"]["name"], cell.seed)
+
+
+def _settle(cell: Cell, store: Store, progress: Progress, failures: dict[str, str]) -> bool:
+    """Bring one cell to its end; False while another runner holds it, or one that it needs."""
+    for need in cell.needs:
+        if need in failures:
+            failures[cell.signature] = (
+                f"{cell.row} seed {cell.seed}: needs run {need}, which failed"
+            )
+            progress.failed(cell)
+            return True
     now = state(cell, store, ())
+    if any(store.find(need, now.variant) is None for need in cell.needs):
+        return False
     name = cell_name(cell.signature, now.variant)
     with store.claim(name) as claimed:
         if not claimed:
@@ -239,13 +272,15 @@ def _settle(cell: Cell, store: Store, progress: Progress, failures: list[str]) -
             try:
                 record = run_cell(cell, store, now.variant, progress.tell)
             except (UserError, NotImplementedError) as error:
-                failures.append(f"{cell.row} seed {cell.seed}: {error}")
+                failures[cell.signature] = f"{cell.row} seed {cell.seed}: {error}"
                 progress.failed(cell)
                 return True
             store.add(record)
             progress.finish(cell, record)
         else:
             progress.skip()
+    if cell.bits is not None:
+        write_bits(cell.bits, store.bits(f"{cell.table}-{cell.row}-{cell.signature}"))
     return True
 
 

@@ -5,17 +5,22 @@ Costs follow from shapes and bit-widths alone, so they are known before (and wit
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantable.config import CONF
+from quantable.cost.bops import bops
 from quantable.cost.energy import OpEnergy, energy_pj
 from quantable.cost.hardware import load_hardware
 from quantable.cost.macs import macs, mean_bits
+from quantable.cost.memory import Unit, to_unit, weight_bytes
 from quantable.cost.pim import PimEnergy, Rounding, pim_energy_pj
 from quantable.cost.training import training_complexity
 from quantable.layers import FLOAT_BITS, Bits, LayerShape
 from quantable.names import UserError
-from quantable.record import Epoch, Phase, Record
+from quantable.record import Epoch, Phase, Record, Scores
+
+if TYPE_CHECKING:  # it needs scipy, which most tables do not
+    from quantable.search.program import Comparison
 
 REFERENCE_BITS = 16  # efficiencies are ratios to the same network with every layer at 16 bit
 
@@ -54,6 +59,7 @@ class Facts:
     cost_bits: int | None = None
     whole_run: bool = False  # whether the training complexity is the whole run's, not the phase's
     baseline: Record | None = None  # the table's baseline run of the same seed
+    policy: "Comparison | None" = None  # the row's bits beside the table's program solved again
 
     @property
     def now(self) -> Sequence[LayerShape] | None:
@@ -212,6 +218,45 @@ def _miscounted(facts: Facts) -> float | None:
     return sum(known) if known else None
 
 
+def _weights_in(unit: Unit) -> Callable[[Facts], float | None]:
+    """Make a column of the weights' size; each layer counts at its own bits."""
+    return _cost(
+        lambda s, b, _: to_unit(weight_bytes(s, b, ends_bits=None, count_linear=True), unit)
+    )
+
+
+def _compression(layers: Sequence[LayerShape], bits: Mapping[str, Bits], _: Hardware) -> float:
+    sizes = (
+        weight_bytes(layers, widths, ends_bits=None, count_linear=True)
+        for widths in (uniform(layers, FLOAT_BITS), bits)
+    )
+    return next(sizes) / next(sizes)
+
+
+def _of_4bit(
+    operations: Callable[[Bits], float],
+) -> Callable[[Facts], float | None]:
+    """Make a column of the inner layers' operations over those with every width at 4 bit."""
+
+    def share(layers: Sequence[LayerShape], bits: Mapping[str, Bits], _: Hardware) -> float:
+        inner = layers[1:-1]  # the first and the last layer are no subject of a selection
+        spent = sum(layer.macs * operations(bits[layer.name]) for layer in inner)
+        return 100 * spent / (operations(Bits(4, 4)) * macs(inner, count_linear=True))
+
+    return _cost(share)
+
+
+def _searched(value: Callable[[Scores], float]) -> Callable[[Facts], float | None]:
+    """Make a column of what a search took."""
+
+    def column(facts: Facts) -> float | None:
+        if facts.record is None or facts.record.scores is None:
+            return None
+        return value(facts.record.scores)
+
+    return column
+
+
 @dataclass(frozen=True)
 class Column:
     """Heading, unit, decimals shown, whether a run is needed, and the function."""
@@ -221,6 +266,19 @@ class Column:
     decimals: int
     trained: bool
     value: Callable[[Facts], float | None]
+    reason: Callable[[Facts], str | None] = lambda facts: None  # what the number does not say
+
+
+def _policy(count: Callable[["Comparison"], int], title: str) -> Column:
+    """Make a column of layers whose published bits a program's solution shares."""
+    return Column(
+        title,
+        "layers",
+        0,
+        False,
+        lambda f: count(f.policy) if f.policy else None,
+        lambda f: f.policy.reason if f.policy else "not the solution of a program",
+    )
 
 
 COLUMNS: dict[str, Column] = {
@@ -247,10 +305,31 @@ COLUMNS: dict[str, Column] = {
     "parameters": Column(
         "parameters", "1", 0, True, lambda f: f.phase.parameters if f.phase else None
     ),
+    "search_seconds": Column("search time", "s", 2, True, _searched(lambda s: s.seconds)),
+    "search_images": Column("images searched", "1", 0, True, _searched(lambda s: s.images)),
+    "search_epochs": Column("epochs searched", "1", 0, True, _searched(lambda s: s.epochs)),
+    "compute_of_4bit": Column(
+        "compute of 4 bit's", "%", 1, False, _of_4bit(lambda b: max(b.weight, b.act))
+    ),
+    "bops_of_4bit": Column("BOPs of 4 bit's", "%", 1, False, _of_4bit(lambda b: b.weight * b.act)),
     "mean_bits": Column(
         "mean bits", "bit", 2, False, _cost(lambda s, b, _: mean_bits(s, b, weighted_by="layers"))
     ),
     "macs_m": Column("MACs", "M", 3, False, _cost(lambda s, *_: macs(s, count_linear=True) * 1e-6)),
+    "bops_g": Column("BOPs", "G", 1, False, _cost(lambda s, b, _: bops(s, b) * 1e-9)),
+    "bops_inner_g": Column(
+        "inner BOPs",
+        "G",
+        2,
+        False,
+        _cost(lambda s, b, _: bops(s[1:-1], b) * 1e-9),
+    ),
+    "weights_mib": Column("weights", "MiB", 2, False, _weights_in("MiB")),
+    "weights_mb": Column("weights", "MB", 2, False, _weights_in("MB")),
+    "weight_compression": Column("weight compression", "x", 2, False, _cost(_compression)),
+    "policy": _policy(lambda found: found.both, "policy"),
+    "policy_weights": _policy(lambda found: found.weight, "policy, weights"),
+    "policy_acts": _policy(lambda found: found.act, "policy, activations"),
     "energy_memory_uj": Column(
         "45 nm memory energy",
         "uJ",

@@ -7,25 +7,36 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from quantable.bits_file import check_layers, check_network, read_bits
 from quantable.layers import FLOAT_BITS, MAX_BITS, Bits
 from quantable.names import UserError, unknown
+from quantable.shapes import PACKAGED, read_shapes, shape_key
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 
 # Keys that cannot change a trained number: machine and places; wording and arithmetic afterwards.
-MACHINE = ("trainer", "store", "model.net.weights", "data.root", "data.loader", "data.source")
+MACHINE = (
+    *("trainer", "store", "model.net.weights", "data.root", "data.loader", "data.source"),
+    *("bits.file", "search.rule.workers"),  # the content of a bits file becomes bits.layers
+)
 NOT_SIGNED = (*MACHINE, "hardware", "data.title")
+# Keys that are left out where they are null: runs without them are older than the keys.
+OPTIONAL = ("start", "teacher", "search", "recipe.weight_decay_by_bits")
 
 
 class _Strict(BaseModel):
@@ -46,9 +57,13 @@ def _width(bits: int) -> int:
 Width = Annotated[int, Field(ge=1, le=FLOAT_BITS)]
 
 
-class BitsConfig(_Strict):
-    """Bit-widths by place: ``[weight, activation]``."""
+Signature = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 
+
+class BitsConfig(_Strict):
+    """Bit-widths by place: ``[weight, activation]``; those of a file win over all others."""
+
+    file: str | None
     inner: tuple[Width, Width]
     ends: tuple[Width, Width] | None
     layers: dict[str, tuple[Width, Width]]
@@ -63,8 +78,9 @@ class OptimizerConfig(_Open):
 class RecipeConfig(_Strict):
     """What the training loop does."""
 
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
+    weight_decay_by_bits: dict[int, float] | None
     precision: Literal["32-true", "bf16-mixed"]
     compile: bool
     channels_last: bool
@@ -119,6 +135,15 @@ class QuantizerConfig(_Open):
     callback: dict[str, Any] | None
 
 
+class SearchConfig(_Strict):
+    """A rule that measures what lower bits would cost, item by item."""
+
+    version: int
+    low: tuple[Width, Width]
+    links: list[list[str]] | None
+    rule: dict[str, Any]
+
+
 class RunConfig(_Strict):
     """Everything that decides one run (``conf/run.yaml``)."""
 
@@ -130,6 +155,9 @@ class RunConfig(_Strict):
     budget: BudgetConfig
     trainer: TrainerConfig
     hardware: HardwareConfig
+    start: Signature | None
+    teacher: Signature | None
+    search: SearchConfig | None
     seed: int = Field(ge=0)
     store: str
 
@@ -156,21 +184,63 @@ def _checked(overrides: Sequence[str]) -> dict[str, Any]:
             _width(width)
     for widths in plain["bits"]["layers"].values():
         Bits(*widths)
+    if plain["bits"]["file"] is not None:
+        key = shape_key(plain["model"], plain["data"]["input_size"])
+        shapes = read_shapes(key, [PACKAGED, ROOT / plain["store"] / "shapes"])
+        if shapes is not None:  # else the run checks, which traces the network
+            check_layers(plain["bits"]["layers"], [s.name for s in shapes], plain["bits"]["file"])
     return plain
 
 
 def _compose(overrides: Sequence[str]) -> object:
     try:
-        return OmegaConf.to_container(
-            compose("run", overrides=[_layers_word(word) for word in overrides]),
-            resolve=True,
-            throw_on_missing=True,
-        )
+        config = _composed([_hydra_word(word) for word in overrides])
+        if config.bits.file is not None:
+            _read_bits(config)
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except HydraException as error:
         raise _explain(overrides, error) from error
     except OmegaConfBaseException as error:
         place = f"conf: {error.full_key}" if error.full_key else "conf"
         raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
+
+
+def _composed(words: Sequence[str]) -> DictConfig:
+    """What Hydra composes of ``words``; its choices of groups, most of the work, are kept.
+
+    Words that are no plain ``key=value``, or that do not fit, are left to Hydra and its refusals.
+    """
+    groups = _groups()
+    choices = [word for word in words if word.partition("=")[0] in groups]
+    parser = OverridesParser.create()
+    values = parser.parse_overrides([word for word in words if word not in choices])
+    plain = (OverrideType.CHANGE, OverrideType.FORCE_ADD)
+    if any(value.is_sweep_override() or value.type not in plain for value in values):
+        return compose("run", overrides=list(words))
+    config = deepcopy(_chosen(tuple(choices)))
+    try:
+        for value in values:
+            new = value.type == OverrideType.FORCE_ADD
+            OmegaConf.update(config, value.key_or_group, value.value(), merge=True, force_add=new)
+    except OmegaConfBaseException:
+        return compose("run", overrides=list(words))
+    return config
+
+
+@lru_cache
+def _chosen(choices: tuple[str, ...]) -> DictConfig:
+    return compose("run", overrides=list(choices))
+
+
+def _read_bits(config: DictConfig) -> None:
+    """Put the content of the bits file where the method reads bit-widths."""
+    if config.bits.layers:
+        raise UserError("command line: bits.file gives every layer's bits; leave bits.layers out")
+    path = ROOT / Path(config.bits.file).expanduser()
+    file = read_bits(path)
+    check_network(file, path, OmegaConf.to_container(config.model, resolve=True))  # type: ignore[arg-type]
+    with open_dict(config.bits):
+        config.bits.layers = {name: list(pair) for name, pair in file.layers.items()}
 
 
 def _refuse_derived(overrides: Sequence[str]) -> None:
@@ -184,9 +254,16 @@ def _refuse_derived(overrides: Sequence[str]) -> None:
             )
 
 
-def _layers_word(word: str) -> str:
-    """Let ``bits.layers={...}`` name layers, which no config can list beforehand."""
-    return f"++{word}" if word.startswith("bits.layers=") else word
+def _hydra_word(word: str) -> str:
+    """Let ``bits.layers={...}`` name layers, which no config can list, and signatures be words.
+
+    >>> _hydra_word("start=123456789012")
+    "start='123456789012'"
+    """
+    key, _, value = word.partition("=")
+    if key in ("start", "teacher") and value not in ("", "null"):
+        return f"{key}='{value}'"
+    return f"++{word}" if key == "bits.layers" else word
 
 
 def _worded(overrides: Sequence[str], error: ValidationError) -> UserError:
@@ -270,6 +347,10 @@ def signature(config: Mapping[str, Any]) -> str:
     >>> signature(slow) == signature(fast) != signature({"seed": 1})
     True
     """
-    decisive = {key: value for key, value in flat(config) if not belongs(key, NOT_SIGNED)}
+    decisive = {
+        key: value
+        for key, value in flat(config)
+        if not belongs(key, NOT_SIGNED) and not (value is None and key in OPTIONAL)
+    }
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -77,9 +77,11 @@ class Progress:
         self.trained += 1
         self._settle()
         took, left = time.perf_counter() - self.began, self.cells - self.settled
+        result = "searched"
+        if record.scores is None:
+            result = f"top-1 {record.metrics['last']['test_top1_pct']:.2f} %"
         self.console.print(
-            f"[{self.settled}/{self.cells}] {cell.row} seed {cell.seed}: "
-            f"top-1 {record.metrics['last']['test_top1_pct']:.2f} %, "
+            f"[{self.settled}/{self.cells}] {cell.row} seed {cell.seed}: {result}, "
             f"{record.provenance.wall_seconds:.0f} s"
             + (f"; about {took / self.trained * left:.0f} s left" if left else ""),
             highlight=False,

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from quantable.columns import COLUMNS
 from quantable.names import UserError, unknown
-from quantable.report.model import Reporter, in_order, planned_bits
+from quantable.report.model import in_order, planned_bits
 from quantable.table import Asked, Published, Row, Table, Width, table_names
 
 M = TypeVar("M", bound=BaseModel)
@@ -115,9 +115,9 @@ def _number(number: Number, column: str, there: Published | None, where: str) ->
 
 def _check_bits(table: Table, name: str, bits: tuple[int, ...], where: str) -> None:
     """Refuse bit-widths for a row that has its own, and too many or too few of them."""
-    reporter = Reporter(table, Asked(budget="paper"), [])
-    cell = reporter.cell(name, "paper", table.seeds[0])
-    shapes = reporter.shapes(cell)
+    asked = Asked()
+    cell = asked.cell(table, name, "paper", table.seeds[0])
+    shapes = asked.shapes(cell.config)
     if shapes is None:  # a network whose layers are not known before its first run
         return
     if table.rows[name].cost_bits is not None or planned_bits(cell, shapes) is not None:

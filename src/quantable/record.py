@@ -79,8 +79,27 @@ class Provenance(_Part):
     finished: str  # UTC, ISO 8601
 
 
+class Item(_Part):
+    """Layers that share their bit-widths, and what a metric says of each choice for them."""
+
+    layers: list[str]
+    loss: dict[str, float]  # "weight/activation" bits -> what a selection adds up and minimises
+
+
+class Scores(_Part):
+    """What a search measured: a number for every item and choice of bits, and what that took."""
+
+    rule: str
+    unit: str
+    greedy: bool  # whether items go down in the order of their loss, instead of by a knapsack
+    items: list[Item]  # in execution order
+    seconds: float
+    images: int  # passed through the network, each time counted
+    epochs: float  # of training, over the images it trains on
+
+
 class Record(_Part):
-    """One finished run."""
+    """One finished run; that of a search has scores instead of phases, metrics and a history."""
 
     schema_version: int = SCHEMA
     signature: str
@@ -94,6 +113,7 @@ class Record(_Part):
     phases: list[Phase]
     costs: dict[str, float | None]
     history: list[Epoch]
+    scores: Scores | None = None
     provenance: Provenance
 
     @property

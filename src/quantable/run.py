@@ -1,70 +1,51 @@
-"""One cell: its complete config in, its record out. The only module that unpacks a config."""
+"""One cell: its complete config in, its record out."""
 
 import logging
 import platform
 import subprocess
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import nn
 
-from quantable.allocator import keep_freed_memory
-from quantable.classifier import Classifier, Evaluate, Keep, Stream, Tell, save
+from quantable.build import Built, build, fit, loading_of, part_of, trainer_of, weight_decay
+from quantable.classifier import Classifier, Evaluate, Keep, Tell, save
 from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
 from quantable.config import ROOT, portable
 from quantable.data.images import Images
 from quantable.layers import FLOAT_BITS, LayerShape
-from quantable.names import UserError
-from quantable.quantize import Quantize
 from quantable.record import DataFacts, Epoch, Phase, Provenance, Record, cell_name
-from quantable.shapes import PACKAGED, read_shapes, shape_key, write_shapes
+from quantable.saved import final_weights, load_plain
+from quantable.search.run import run_search
 from quantable.store import Store
 from quantable.table import Cell
-from quantable.trace import layer_shapes
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "numpy")
 
 
 def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
-    """Train one cell, or take it up where it was left, and return its record."""
+    """Train or search one cell, or take it up where it was left, and return its record."""
     config = dict(cell.config)
     folder = store.cell(cell_name(cell.signature, variant))
-    if config["trainer"]["threads"]:
-        torch.set_num_threads(config["trainer"]["threads"])
-    keep_freed_memory()
-    pl.seed_everything(cell.seed, verbose=False)
-
-    images: Images = _build(config, "data.loader")
-    images.load()
-    net: nn.Module = _build(config, "model.net")
-    recipe = config["recipe"]
-    if recipe["channels_last"]:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    c, h, w = images.input_size
-    input_size = (c, h, w)
-    shapes = layer_shapes(net, input_size)
-    _keep_shapes(config, shapes, store)
+    built = build(config, store, variant)
+    if config["search"] is not None:
+        return _searched(cell, built, folder, tell)
+    net, quantize, recipe = built.net, built.quantize, config["recipe"]
     module = Classifier(
         net,
-        input_size=input_size,
-        optimizer=_build(config, "recipe.optimizer"),
-        schedule=_build(config, "recipe.schedule"),
+        input_size=built.input_size,
+        optimizer=part_of(config, "recipe.optimizer"),
+        schedule=part_of(config, "recipe.schedule"),
         epochs=recipe["epochs"],
+        weight_decay=weight_decay(recipe, quantize),
     )
-    quantize: Quantize | None = None
-    if config["quantizer"]["callback"] is not None:
-        quantize = _build(config, "quantizer.callback")
-        assert quantize is not None
-        quantize.attach(net, input_size)
+    if config["teacher"] is not None:
+        module.teach(_teacher(config, store, variant))
     commit, clean = _commit()
     keep = Keep(
         folder / "last.ckpt",
@@ -77,67 +58,28 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     if recipe["compile"]:
         net.compile()
 
-    trainer = _trainer(config)
+    trainer = trainer_of(config)
     device = trainer.strategy.root_device
-    loading = {
-        "batch_size": recipe["batch_size"],
-        "device": device,
-        "channels_last": recipe["channels_last"],
-    }
+    loading = loading_of(config, device)
     # The epoch's history line first, then the method's word on it, then the checkpoint.
-    ordered = [Evaluate(images, tell, loading), quantize, keep]
+    ordered = [Evaluate(built.images, tell, loading), quantize, keep]
     trainer.callbacks.extend(callback for callback in ordered if callback is not None)  # type: ignore[attr-defined]
-    stream = Stream(module, images.train_batches(seed=cell.seed, **loading))
-    with warnings.catch_warnings():
-        # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
-        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
-        trainer.fit(module, train_dataloaders=stream)
+    fit(trainer, module, built.images.train_batches(seed=cell.seed, **loading))
     save(net.state_dict(), store.weights(cell_name(cell.signature, variant)))
-    return _record(cell, images, shapes, module, quantize, keep, device)
+    return _record(cell, built, module, keep, device)
 
 
-def _build(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
-    """Instantiate what ``key`` of the config describes; a wrong argument is the user's mistake."""
-    node: Any = config
-    for part in key.split("."):
-        node = node[part]
-    try:
-        return instantiate(node)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise UserError(f"{key}: {error}") from error
-
-
-def _trainer(config: dict[str, Any]) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator=config["trainer"]["accelerator"],
-        devices=1,
-        precision=config["recipe"]["precision"],
-        max_epochs=-1,  # the module's phases end the run
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-def _keep_shapes(config: dict[str, Any], shapes: Sequence[LayerShape], store: Store) -> None:
-    """Trace once: what plan and report need without torch."""
-    key = shape_key(config["model"], config["data"]["input_size"])
-    if read_shapes(key, [PACKAGED, store.shapes]) is None:
-        write_shapes(key, shapes, store.shapes)
+def _teacher(config: dict[str, Any], store: Store, variant: str) -> nn.Module:
+    """The float network whose outputs are learned, in evaluation mode."""
+    net: nn.Module = part_of(config, "model.net")
+    load_plain(net, final_weights(store.weights(cell_name(config["teacher"], variant)), "teacher"))
+    return net.eval().requires_grad_(False)
 
 
 def _record(
-    cell: Cell,
-    images: Images,
-    shapes: Sequence[LayerShape],
-    module: Classifier,
-    quantize: Quantize | None,
-    keep: Keep,
-    device: torch.device,
+    cell: Cell, built: Built, module: Classifier, keep: Keep, device: torch.device
 ) -> Record:
+    shapes, quantize = built.shapes, built.quantize
     history = [Epoch.model_validate(line) for line in module.history]
     fixed = quantize.bits if quantize else uniform(shapes, FLOAT_BITS)
     widths = {name: (b.weight, b.act) for name, b in fixed.items()}
@@ -147,23 +89,57 @@ def _record(
     best = max(history, key=lambda epoch: epoch.val_top1_pct)
     facts = Facts(shapes, phases[-1].bit_map, hardware, phase=phases[-1])
     return Record(
-        signature=cell.signature,
-        table=cell.table,
-        row=cell.row,
-        seed=cell.seed,
-        budget=cell.config["budget"]["name"],
-        config=portable(cell.config),
-        data=DataFacts(
-            title=images.title,
-            variant=images.variant,
-            sizes=dict(images.sizes),
-            sha256=images.sha256,
-        ),
+        **_identity(cell),
+        data=_data(built.images),
         metrics={"last": _metrics(history[-1]), "best": _metrics(best)},
         phases=phases,
         costs={name: column.value(facts) for name, column in COLUMNS.items() if not column.trained},
         history=history,
-        provenance=_provenance(cell, keep, device),
+        provenance=_provenance(
+            cell, (keep.commit, keep.clean), device, keep.total_seconds(), keep.resumed
+        ),
+    )
+
+
+def _searched(cell: Cell, built: Built, folder: Path, tell: Tell) -> Record:
+    """Search instead of training."""
+    origin = _commit()
+    trainer = trainer_of(cell.config)
+    device = trainer.strategy.root_device
+    built.net.to(device)
+    scores, resumed = run_search(dict(cell.config), built, folder, device, tell)
+    reads_images = scores.images > 0
+    return Record(
+        **_identity(cell),
+        data=_data(built.images, loaded=reads_images),
+        metrics={},
+        phases=[],
+        costs={},
+        history=[],
+        scores=scores,
+        provenance=_provenance(cell, origin, device, scores.seconds, resumed),
+    )
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    """Which question a record answers."""
+    return {
+        "signature": cell.signature,
+        "table": cell.table,
+        "row": cell.row,
+        "seed": cell.seed,
+        "budget": cell.config["budget"]["name"],
+        "config": portable(cell.config),
+    }
+
+
+def _data(images: Images, *, loaded: bool = True) -> DataFacts:
+    """The set; its sizes and fingerprint only where its images were looked at."""
+    return DataFacts(
+        title=images.title,
+        variant=images.variant,
+        sizes=dict(images.sizes) if loaded else {},
+        sha256=images.sha256 if loaded else "",
     )
 
 
@@ -212,17 +188,19 @@ def _add_complexity(
         epoch.training_complexity = complexity(done, shapes, hardware, baseline_epochs)
 
 
-def _provenance(cell: Cell, keep: Keep, device: torch.device) -> Provenance:
+def _provenance(
+    cell: Cell, origin: tuple[str, bool], device: torch.device, seconds: float, resumed: int
+) -> Provenance:
     on_gpu = device.type == "cuda"
     return Provenance(
-        commit=keep.commit,
-        clean=keep.clean,
+        commit=origin[0],
+        clean=origin[1],
         command=cell.command,
         versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         device=torch.cuda.get_device_name(device) if on_gpu else _processor(),
         threads=torch.get_num_threads(),
-        wall_seconds=round(keep.total_seconds(), 1),
-        resumed=keep.resumed,
+        wall_seconds=round(seconds, 1),
+        resumed=resumed,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -1,5 +1,7 @@
 """A finished run's network, as it was at the end of training: quantized, and cut where it was."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from quantable.names import UserError
 from quantable.quantize import Quantize
 from quantable.record import Record
 
+WEIGHT, ACT = "parametrizations.weight.0", "act_quantizer"  # where a layer has its quantizers
+QUANTIZER = re.compile(rf"\.({re.escape(WEIGHT)}|{ACT})\.")
 LAYERS = ("bits.layers", "quantizer.callback.layers")  # their keys are names with dots
 
 
@@ -37,6 +41,50 @@ def load_network(record: Record, weights: Path) -> nn.Module:
     shrink_to(net, state)
     net.load_state_dict(state)
     return net.eval()
+
+
+def final_weights(path: Path, key: str) -> dict[str, Any]:
+    """State dict of a finished run; ``key`` is the config's word for that run."""
+    if not path.is_file():
+        raise UserError(
+            f"{key}={path.stem.partition('-')[0]}: {path} is missing; train that run in this store"
+        )
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load weights and batch norms of a run, quantized or not, into the float network ``net``."""
+    plain = {
+        name.replace(".parametrizations.weight.original", ".weight"): value
+        for name, value in state.items()
+        if not QUANTIZER.search(name)
+    }
+    own = net.state_dict()
+    others = [n for n in own if n not in plain or own[n].shape != plain[n].shape]
+    if others := [*others, *(name for name in plain if name not in own)]:
+        raise UserError(
+            f"start, teacher: the weights are of another network: {len(others)} of its tensors "
+            f"are missing or of another size here, such as {others[0]}"
+        )
+    net.load_state_dict(plain)
+
+
+def load_quantizers(quantize: Quantize, state: Mapping[str, Any]) -> None:
+    """Take over the quantizers of a run that are of the same kind and bits; others begin anew."""
+    places = [(quantize.weight_quantizers, WEIGHT), (quantize.act_quantizers, ACT)]
+    for quantizers, place in places:
+        for name, quantizer in quantizers.items():
+            prefix = f"{name}.{place}."
+            own = {
+                key.removeprefix(prefix): value
+                for key, value in state.items()
+                if key.startswith(prefix)
+            }
+            if own.keys() == quantizer.state_dict().keys() and (
+                own["_extra_state"]["bits"] == quantizer.bits
+            ):
+                quantizer.load_state_dict(own)
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

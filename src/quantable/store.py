@@ -12,7 +12,7 @@ from quantable.record import Record, cell_name, read_record, write_json
 
 
 class Store:
-    """A folder of records, final weights, unfinished cells, traced shapes and reports."""
+    """A folder of records, final weights, bits files, unfinished cells, shapes and reports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,6 +35,10 @@ class Store:
     def weights(self, name: str) -> Path:
         """File of a finished cell's final weights: a state dict, loadable with weights_only."""
         return self.folder / "weights" / f"{name}.pt"
+
+    def bits(self, name: str) -> Path:
+        """Bits file that a search has ended in."""
+        return self.folder / "bits" / f"{name}.json"
 
     def add(self, record: Record) -> Path:
         """Write a finished record once, and drop the checkpoint that led to it."""

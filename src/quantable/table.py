@@ -14,12 +14,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from quantable.columns import COLUMNS
+from quantable.bits_file import BitsFile
+from quantable.columns import COLUMNS, hardware_of
 from quantable.config import CONF, MACHINE, belongs, compose_run, signature
-from quantable.layers import MAX_BITS
+from quantable.layers import MAX_BITS, LayerShape
 from quantable.names import UserError, unknown
+from quantable.record import Record
+from quantable.search.choose import COSTS, choose
+from quantable.shapes import PACKAGED, read_shapes, shape_key
+from quantable.store import Store
 
 TABLES = CONF / "table"
+PROGRAMS = CONF / "program"  # published integer programs
 SINGLE = "single"  # id of the table that stands for a run without one
 BUDGETS = ("paper", "gpu", "cpu", "smoke")  # from the largest to the smallest
 
@@ -71,12 +77,52 @@ class Tolerance(_Strict):
         return self.abs if self.abs is not None else abs(value) * (self.rel or 0.0)
 
 
+class Chosen(_Strict):
+    """Bit-widths that a search finds: the search's row, and what they may need of each cost.
+
+    Budgets are shares of the cost that the searched layers have before it.
+    """
+
+    by: str
+    budgets: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.budgets:
+            if name not in COSTS:
+                raise unknown("cost", name, COSTS, "chosen.budgets")
+        return self
+
+
+class Policy(_Strict):
+    """How to solve the table's program, to set the solution beside the row's bits.
+
+    HAWQ-V3's has one budget, at a share of the way from all 4 bit to all 8 bit; LIMPQ's counts MACs
+    as the authors' program does, or exactly.
+    """
+
+    budget: Literal["size", "bops", "latency"] | None = None
+    share: float | None = Field(default=None, gt=0, le=1)
+    counting: Literal["authors", "exact"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        asked = {name for name, value in self if value is not None}
+        if asked not in ({"budget", "share"}, {"counting"}):
+            raise ValueError("give budget and share, or counting")
+        return self
+
+
 class Row(_Strict):
     """One line: a run of its own (``overrides``), or a phase of another row's run (``cell``)."""
 
     label: str
     overrides: tuple[str, ...] | None = None
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)  # after the table's own
+    start: str | None = None  # the row whose final weights this one's run begins with
+    teacher: str | None = None  # the row whose network's outputs this one's run also learns
+    chosen: Chosen | None = None  # bit-widths that another row's search finds
+    policy: Policy | None = None  # the row's bits are published, and the table's program is solved
     cell: str | None = None
     phase: int | Literal["final"] = -1  # of the run; -1 is the last one
     reference: str | None = None  # with phase final: the row whose held-out accuracy is the measure
@@ -90,11 +136,19 @@ class Row(_Strict):
     def _one(self) -> Self:
         if (self.overrides is None) == (self.cell is None):
             raise ValueError("give exactly one of overrides and cell")
+        if self.cell is not None and self.needs:
+            raise ValueError("start, teacher and chosen belong to the row whose run this one shows")
         if (self.phase == "final") != (self.reference is not None):
             raise ValueError("phase: final and reference go together")
         if self.cost_bits is not None and self.bits is not None:
             raise ValueError("give at most one of cost_bits and bits")
         return self
+
+    @property
+    def needs(self) -> list[str]:
+        """Rows whose runs come before this row's own."""
+        by = self.chosen.by if self.chosen is not None else None
+        return [row for row in (self.start, self.teacher, by) if row is not None]
 
 
 class Bound(_Strict):
@@ -112,12 +166,13 @@ class Claim(_Strict):
     source: str
     value: float | None  # what the paper says, null where it gives no number
     unit: str
-    # drop: the reference row minus this row; times: this row divided by the reference row;
-    # over: ``column`` divided by the column ``over`` of the same row
-    kind: Literal["value", "largest", "drop", "times", "over"]
+    # drop: the reference row minus this row; behind: the same for the best of ``others``;
+    # times: this row divided by the reference row; over: ``column`` divided by the column ``over``
+    kind: Literal["value", "largest", "drop", "behind", "times", "over"]
     column: str
     rows: tuple[str, ...]
     reference: str | None = None
+    others: tuple[str, ...] = ()
     over: str | None = None
     # full: budgets paper and gpu; a claim without a bound for a scale is not shown at that scale
     holds: dict[Literal["full", "cpu"], Bound] = Field(default_factory=dict)
@@ -127,6 +182,8 @@ class Claim(_Strict):
     def _complete(self) -> Self:
         if (self.kind in ("drop", "times")) != (self.reference is not None):
             raise ValueError("kind: drop or times and reference go together")
+        if (self.kind == "behind") != bool(self.others):
+            raise ValueError("kind: behind and others go together")
         if (self.kind == "over") != (self.over is not None):
             raise ValueError("kind: over and over go together")
         if not self.holds and not self.report_only:
@@ -147,6 +204,7 @@ class Table(_Strict):
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)
     columns: dict[str, Tolerance | None]
     rows: dict[str, Row]
+    program: str | None = None  # published integer program: conf/program; its MACs are counted
     baseline: str | None = None  # the row whose run others are costed against, seed by seed
     final_within_pp: dict[Literal["full", "cpu"], float] | None = None
     claims: dict[str, Claim] = Field(default_factory=dict)
@@ -160,10 +218,11 @@ class Table(_Strict):
         ]
         asked += [("row", self.baseline, rows)] if self.baseline else []
         for row in self.rows.values():
-            asked += [("row", name, rows) for name in (row.cell, row.reference) if name]
+            others = (row.cell, row.reference, *row.needs)
+            asked += [("row", name, rows) for name in others if name]
             asked += [("column", name, list(self.columns)) for name in row.published]
         for claim in self.claims.values():
-            asked += [("row", name, rows) for name in claim.rows]
+            asked += [("row", name, rows) for name in (*claim.rows, *claim.others)]
             asked += [("row", claim.reference, rows)] if claim.reference else []
             asked += [
                 ("column", name, list(COLUMNS)) for name in (claim.column, claim.over) if name
@@ -173,6 +232,24 @@ class Table(_Strict):
                 raise unknown(kind, name, known, where)
         if self.final_within_pp is None and any(r.phase == "final" for r in self.rows.values()):
             raise ValueError("a row with phase: final needs final_within_pp")
+        return self
+
+    @model_validator(mode="after")
+    def _program(self) -> Self:
+        if self.program is None and any(row.policy for row in self.rows.values()):
+            raise ValueError("a row with policy needs the table's program")
+        if self.program is not None and self.program not in program_names():
+            where = f"conf/table/{self.id}.yaml"
+            raise unknown("program", self.program, program_names(), where)
+        return self
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        rows = list(self.rows)
+        for i, row in enumerate(self.rows.values()):
+            for needed in row.needs:
+                if needed not in rows[:i]:
+                    raise ValueError(f"rows.{rows[i]}: row {needed}, which it needs, stands below")
         return self
 
     def cell_of(self, row: str) -> str:
@@ -191,6 +268,12 @@ BLOCKS: Mapping[str, type[_Strict]] = {  # what the values of a mapping in the f
     "published": Published,
     "holds": Bound,
 }
+ROW_BLOCKS: Mapping[str, type[_Strict]] = {"policy": Policy, "chosen": Chosen}
+
+
+def program_names() -> list[str]:
+    """Names of all published integer programs."""
+    return sorted(path.stem for path in PROGRAMS.glob("*.json"))
 
 
 def table_names() -> list[str]:
@@ -226,6 +309,8 @@ def _worded(path: Path, fault: ErrorDetails) -> str:
         return message
     if fault["type"] == "extra_forbidden":
         block = BLOCKS.get(place[-3], Table) if len(place) > 2 else Table
+        if place[0] == "rows" and len(place) == 4:
+            block = ROW_BLOCKS[place[2]]
         where = ": ".join([str(path), *[".".join(place[:-1])][: len(place) - 1]])
         return str(unknown("key", place[-1], block.model_fields, where))
     return f"{path}: {'.'.join(place)}: {message}"
@@ -240,11 +325,19 @@ class Cell:
     seed: int
     config: Mapping[str, Any]
     overrides: tuple[str, ...]
+    search: str | None = None  # signature of the search that still has to choose the bit-widths
+    bits: BitsFile | None = None  # what a search has chosen
 
     @cached_property
     def signature(self) -> str:
         """Name of the question this cell asks."""
         return signature(self.config)
+
+    @property
+    def needs(self) -> list[str]:
+        """Signatures of the runs that come before this one."""
+        before = (self.search, self.config["start"], self.config["teacher"])
+        return [name for name in before if name is not None]
 
     @property
     def command(self) -> str:
@@ -258,23 +351,70 @@ class Cell:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked of a table: overrides that win over everything, and filters."""
+    """What the user asked of a table: overrides that win over everything, and filters.
+
+    ``stores`` hold the finished searches, which decide what some rows are.
+    """
 
     overrides: tuple[str, ...] = ()
     budget: str | None = None
     rows: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
-    _cache: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
+    stores: tuple[Store, ...] = field(default=(), compare=False)
+    _configs: dict[tuple[str, ...], dict[str, Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _cells: dict[tuple[str, str, str, int], Cell] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def config(self, table: Table, row: str, budget: str, seed: int) -> dict[str, Any]:
-        """Compose a row: run.yaml, table, its budget, row, its budget, the user's words last."""
-        run = table.rows[table.cell_of(row)]
+    def cell(self, table: Table, row: str, budget: str, seed: int) -> Cell:
+        """Return the run behind a row: run.yaml, table, its budget, row, its budget, user's words.
+
+        Where a search that chooses its bit-widths is not done, the cell names it in ``search``.
+        """
+        name = table.cell_of(row)
+        key = (table.id, name, budget, seed)
+        if key not in self._cells:
+            cell = self._cell(table, name, budget, seed)
+            if cell.search is not None:  # its search may be done when asked again
+                return cell
+            self._cells[key] = cell
+        return self._cells[key]
+
+    def _cell(self, table: Table, name: str, budget: str, seed: int) -> Cell:
+        run = table.rows[name]
         words = [f"budget={budget}", *table.base, *table.budgets.get(budget, ())]  # type: ignore[call-overload]
         words += [*(run.overrides or ()), *run.budgets.get(budget, ())]  # type: ignore[call-overload]
-        key = (*words, *self.overrides)
-        if key not in self._cache:  # rows that differ in their costing alone are composed once
-            self._cache[key] = compose_run(key)
-        return self._cache[key] | {"seed": seed}
+        config = self._config((*words, *self.overrides)) | {"seed": seed}
+        for key, other in (("start", run.start), ("teacher", run.teacher)):
+            if other is not None:
+                config[key] = self.cell(table, other, budget, seed).signature
+        if run.chosen is None:
+            return Cell(table.id, name, seed, config, self.overrides)
+        search = self.cell(table, run.chosen.by, budget, seed)
+        record, shapes = self.find(search.signature), self.shapes(config)
+        if record is None or shapes is None:
+            waiting = _with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
+            return Cell(table.id, name, seed, waiting, self.overrides, search=search.signature)
+        file = choose(record, shapes, run.chosen.budgets, hardware_of(config), config)
+        config = _with_layers(config, {layer: list(pair) for layer, pair in file.layers.items()})
+        return Cell(table.id, name, seed, config, self.overrides, bits=file)
+
+    def _config(self, words: tuple[str, ...]) -> dict[str, Any]:
+        if words not in self._configs:  # seeds, and rows that a search tells apart, share one
+            self._configs[words] = compose_run(words)
+        return self._configs[words]
+
+    def find(self, signature: str) -> Record | None:
+        """Return a run's record from the first store that has it."""
+        found = (store.find(signature, None) for store in self.stores)
+        return next((record for record in found if record is not None), None)
+
+    def shapes(self, config: Mapping[str, Any]) -> list[LayerShape] | None:
+        """Layer shapes of a config's network, packaged or traced by an earlier run."""
+        key = shape_key(config["model"], config["data"]["input_size"])
+        return read_shapes(key, [PACKAGED, *(store.shapes for store in self.stores)])
 
     def chosen_rows(self, table: Table) -> list[str]:
         """Rows the user asked for, in the table's order; an unknown one is an error."""
@@ -284,14 +424,34 @@ class Asked:
         return [name for name in table.rows if self.rows is None or name in self.rows]
 
     def cells(self, table: Table) -> list[Cell]:
-        """Every run that the asked rows need, each once, rows before seeds."""
+        """Every run that the asked rows need, each once, rows before seeds, starts first."""
         budget = self.budget or table.budget
-        names = dict.fromkeys(table.cell_of(row) for row in self.chosen_rows(table))
+        names: dict[str, None] = {}
+        for row in self.chosen_rows(table):
+            _add_with_needs(table, table.cell_of(row), names)
         trained = [name for name in names if table.rows[name].train]
         cells: dict[str, Cell] = {}
         for seed in self.seeds if self.seeds is not None else table.seeds:
             for name in trained:
-                config = self.config(table, name, budget, seed)
-                cell = Cell(table.id, name, seed, config, self.overrides)
+                cell = self.cell(table, name, budget, seed)
                 cells.setdefault(cell.signature, cell)
         return list(cells.values())
+
+
+def _with_layers(config: dict[str, Any], layers: dict[str, list[int]]) -> dict[str, Any]:
+    """Put bit-widths by layer where ``bits.layers`` is, and where the method reads it."""
+    method = config["quantizer"]
+    callback = method["callback"]
+    if callback is not None:
+        callback = callback | {"layers": layers}
+    return config | {
+        "bits": config["bits"] | {"layers": layers},
+        "quantizer": method | {"callback": callback},
+    }
+
+
+def _add_with_needs(table: Table, name: str, names: dict[str, None]) -> None:
+    """Add the row ``name`` to ``names`` behind the rows whose runs it needs."""
+    for other in table.rows[name].needs:
+        _add_with_needs(table, table.cell_of(other), names)
+    names[name] = None

@@ -89,12 +89,7 @@ def layer_shapes(network: nn.Module, input_size: tuple[int, int, int]) -> list[L
 
     with torch.no_grad(), _hooked(layers, note), _products_guarded(network, layers):
         _evaluate(network, _probe(network, input_size, batch=1))
-    for name, layer in layers.items():
-        if name not in calls:
-            raise NotImplementedError(
-                f"layer '{name}' ({type(layer).__name__}) does not run in a forward pass in "
-                "evaluation mode: remove it from the network, or its weights would be miscounted"
-            )
+    _check_all_ran(layers, calls)
     return [_shape(name, layers[name], runs) for name, runs in calls.items()]
 
 
@@ -115,6 +110,51 @@ def signed_inputs(network: nn.Module, input_size: tuple[int, int, int]) -> set[s
     with torch.no_grad(), _hooked(counted_layers(network), note):
         _evaluate(network, _probe(network, input_size, batch=PROBE_BATCH))
     return signed | set(first[:1])
+
+
+def linked_layers(network: nn.Module, input_size: tuple[int, int, int]) -> list[tuple[str, ...]]:
+    """Counted layers in execution order, in groups that read one activation tensor.
+
+    The bits of one tensor are one number, so layers of a group share theirs: a block's first
+    convolution and its shortcut's, or attention's query, key and value. A copy, another view or a
+    change in place between two reads makes another tensor. A layer that runs several times joins
+    all groups it reads with. Quantizers on a layer's input are looked through.
+    """
+    layers = counted_layers(network)
+    readers: dict[tuple[object, ...], str] = {}  # tensor -> the layer that read it first
+    groups: dict[str, list[str]] = {}
+    alive: list[Tensor] = []  # a freed tensor's storage would be used for another
+
+    def read_of(name: str) -> Callable[..., None]:
+        def read(_: nn.Module, args: tuple[Any, ...]) -> None:
+            x: Tensor = args[0]
+            alive.append(x)
+            storage = x.untyped_storage()._cdata
+            key = (storage, x.storage_offset(), x.shape, x.stride(), x._version)
+            group = groups.setdefault(name, [name])
+            other = groups[readers.setdefault(key, name)]
+            if group is not other:
+                other += group
+                groups.update(dict.fromkeys(group, other))
+
+        return read
+
+    # In front of other hooks, which may quantize the input: every layer would have its own copy.
+    handles = [
+        layer.register_forward_pre_hook(read_of(name), prepend=True)
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad():
+            _evaluate(network, _probe(network, input_size, batch=1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    _check_all_ran(layers, groups)
+    linked: dict[int, list[str]] = {}
+    for name, group in groups.items():  # in execution order
+        linked.setdefault(id(group), []).append(name)
+    return [tuple(names) for names in linked.values()]
 
 
 def activations_behind(network: nn.Module, input_size: tuple[int, int, int]) -> dict[str, str]:
@@ -259,6 +299,15 @@ def _nodes_between(before: Node | None, last: Node | None) -> set[Node]:
                 seen.add(node)
                 stack.append(node)
     return seen
+
+
+def _check_all_ran(layers: Mapping[str, nn.Module], ran: Collection[str]) -> None:
+    for name, layer in layers.items():
+        if name not in ran:
+            raise NotImplementedError(
+                f"layer '{name}' ({type(layer).__name__}) does not run in a forward pass in "
+                "evaluation mode: remove it from the network, or its weights would be miscounted"
+            )
 
 
 def _shape(name: str, layer: nn.Module, runs: Sequence[tuple[int, int]]) -> LayerShape:

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawings import check_legible, drawn, lightness, words
 from hand_records import LAYERS, Epochs, hand_table, keep, record_of, reporter
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -24,18 +23,16 @@ from quantable.cli import report_main, run_main
 from quantable.config import ROOT
 from quantable.record import Record
 from quantable.report.figures import (
-    MARKS,
-    STYLE,
     Point,
     bits_figure,
     density_figure,
     frontier,
     frontier_figure,
-    method_of_run,
     points,
     write_figures,
 )
 from quantable.report.model import Reporter
+from quantable.report.page import MARKS, STYLE, method_of_run
 from quantable.store import Store
 from quantable.table import Asked, load_table
 from quantable.verdict import Measured
@@ -62,15 +59,6 @@ def ad_record(about: Reporter) -> Record:
     """Return an AD run that begins with 16, 16 (no change), 8 and 4 bits."""
     cell = about.cell("ad", about.budget, 0)
     return with_density(record_of(cell, *((bits, EPOCHS) for bits in (16, 16, 8, 4))))
-
-
-def drawn(figure: Figure | str) -> Figure:
-    assert isinstance(figure, Figure), figure
-    return figure
-
-
-def words(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(Text)]
 
 
 # What is in them
@@ -252,20 +240,7 @@ def test_nothing_is_cut_off_and_letters_are_large_enough(tmp_path: Path) -> None
         drawn,
         (density_figure(record, long), bits_figure(record, long, {}), frontier_figure(about)),
     ):
-        figure.draw_without_rendering()
-        covered, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert covered.x0 >= 0
-        assert covered.y0 >= 0
-        assert covered.x1 <= width
-        assert covered.y1 <= height
-        assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 8
-
-
-def lightness(colour: str) -> float:
-    """CIE L* (0 black, 100 white) of an sRGB colour."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
+        check_legible(figure)
 
 
 def test_methods_differ_in_grey_and_in_shape() -> None:

@@ -105,6 +105,20 @@ class EvalBatches:
             yield self.split.normalize(planes), self.split.labels[part]
 
 
+def first_images(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """The first ``count`` images of ``batches``.
+
+    >>> pairs = [(torch.zeros(4, 1), torch.zeros(4))] * 3
+    >>> [len(y) for _, y in first_images(iter(pairs), 6)]
+    [4, 2]
+    """
+    for x, y in batches:
+        yield x[:count], y[:count]
+        count -= len(y)
+        if count <= 0:
+            return
+
+
 @dataclass(kw_only=True)
 class Images(SetFacts):
     """An image set in memory. Nothing is decoded before ``load``, which the batches call.

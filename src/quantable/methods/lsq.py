@@ -73,7 +73,7 @@ class LSQ(Quantizer):
 
     def _usable_step(self, v: Tensor) -> Tensor:
         if not self.initialized:
-            first = self._first_step(v)
+            first = self.first_step(v)
             if not self.training:
                 return first
             with torch.no_grad():
@@ -82,7 +82,8 @@ class LSQ(Quantizer):
         return straight_through(self.step.detach().clamp(min=MIN_STEP), grad_of=self.step)
 
     @torch.no_grad()
-    def _first_step(self, v: Tensor) -> Tensor:
+    def first_step(self, v: Tensor) -> Tensor:
+        """Step that training would start from with ``v`` as its first batch."""
         _, q_max = int_range(self.bits, signed=self.signed)
         first: Tensor = 2 * v.abs().mean(self.reduced(v)) / q_max**0.5
         return first.clamp(min=MIN_STEP)

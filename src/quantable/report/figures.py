@@ -4,12 +4,11 @@ This module loads matplotlib, so the commands import it only for ``format=figure
 records give the same bytes, in SVG and in PNG.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -18,57 +17,34 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.path import Path as Line
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from quantable.columns import Facts
 from quantable.record import Phase, Record
+from quantable.report.labels import place_labels
 from quantable.report.model import Reporter
+from quantable.report.page import (
+    MARKS,
+    SHADES,
+    SMALL,
+    STYLE,
+    caption,
+    method_of_run,
+    page,
+    protocol,
+    settle,
+    whole,
+)
 from quantable.report.render import heading
+from quantable.report.selection import chosen_bits_figure, scores_figure, selection_figure
 from quantable.verdict import Measured
 
-STYLE: dict[str, Any] = {  # on matplotlib's defaults, so that no matplotlibrc changes a byte
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    # Text stays text, which can be searched and read aloud; fonts that stand in are hardly wider.
-    "svg.fonttype": "none",
-    "svg.hashsalt": "quantable",
-}
-SMALL = 8  # points: layer names, protocol line
 FILES: dict[str, dict[str, Any]] = {  # what would change from day to day is left out
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "png": {"metadata": {"Software": None}, "dpi": 150},
 }
 ENERGIES = ("pim_energy_uj", "energy_uj")
-SHADES = "cividis"  # perceptually uniform, also in grey and for the colour-blind
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How a method looks in every figure."""
-
-    colour: str
-    marker: str
-
-
-# Colours of Okabe and Ito (jfly.uni-koeln.de/color), chosen so that their greys differ as well.
-MARKS: Mapping[str, Mark] = {
-    "float": Mark("#000000", "o"),
-    "uniform": Mark("#0072B2", "s"),
-    "AD": Mark("#E69F00", "^"),
-    "AD pruned": Mark("#F0E442", "D"),
-    "AD joint": Mark("#009E73", "P"),
-    "other": Mark("#FFFFFF", "X"),
-}
-TARGETS: Mapping[str, str] = {
-    "quantable.quantize.Quantize": "uniform",
-    "quantable.methods.activation_density.ActivationDensity": "AD",
-    "quantable.methods.density_pruning.DensityPruning": "AD joint",
-}
 
 
 def write_figures(reporter: Reporter, folder: Path) -> list[str]:
@@ -94,15 +70,24 @@ def _figures(reporter: Reporter) -> Iterator[tuple[str, Figure | str]]:
     """Name and figure, or the reason why there is none."""
     table = reporter.table
     rows = reporter.asked.chosen_rows(table)
+    mixed: dict[str, Record] = {}  # rows whose bit-widths a search chose
     for cell in dict.fromkeys(table.cell_of(row) for row in rows):
         record = first_record(reporter, cell)
+        title = f"{table.id}, run {cell}: {table.title}"
         if record is None:
             yield f"run {cell}", f"no record at budget {reporter.budget}"
-            continue
-        title = f"{table.id}, run {cell}: {table.title}"
-        yield f"density_{cell}", density_figure(record, title)
-        yield f"bits_{cell}", bits_figure(record, title, phase_labels(reporter, cell, record))
-    yield "frontier", frontier_figure(reporter)
+        elif record.scores is not None:
+            yield f"scores_{cell}", scores_figure(record, record.scores, title)
+        elif table.rows[cell].chosen is not None:
+            mixed[cell] = record
+        else:
+            yield f"density_{cell}", density_figure(record, title)
+            yield f"bits_{cell}", bits_figure(record, title, phase_labels(reporter, cell, record))
+    if any(row.chosen for row in table.rows.values()):
+        yield "bits_chosen", chosen_bits_figure(table, mixed)
+        yield "frontier", selection_figure(reporter)
+    else:
+        yield "frontier", frontier_figure(reporter)
 
 
 # What is drawn
@@ -140,52 +125,6 @@ def method_of(facts: Facts) -> str:
     return "uniform" if facts.cost_bits is not None else method_of_run(facts.record)
 
 
-def method_of_run(record: Record) -> str:
-    """Name a run's method: a key of ``MARKS``, ``other`` for one without a mark of its own."""
-    config, key = record.config, "quantizer.callback"
-    if key in config:  # a leaf only where it is null
-        return "float"
-    method = TARGETS.get(config[f"{key}._target_"], "other")
-    if method == "AD joint" and max(config[f"{key}.inner"]) <= config[f"{key}.min_bits"]:
-        return "AD pruned"  # the widths begin at their least
-    return method
-
-
-def protocol(records: Iterable[Record]) -> str:
-    """One line: network, data, budget and seeds behind a figure."""
-    kept = list(records)
-    networks = ", ".join(dict.fromkeys(str(r.config["model.name"]) for r in kept))
-    data = ", ".join(dict.fromkeys(r.data.title for r in kept))
-    budgets = ", ".join(dict.fromkeys(r.budget for r in kept))
-    seeds = sorted({r.seed for r in kept})
-    word = "seeds" if len(seeds) > 1 else "seed"
-    return f"{networks}; data {data}; budget {budgets}; {word} {', '.join(map(str, seeds))}."
-
-
-# Pages
-
-
-def _page(ratios: Sequence[float], width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a page of ``width`` x ``height`` inches with axes below each other."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=list(ratios))
-    return figure, list(axes[:, 0])
-
-
-def _caption(figure: Figure, head: str, foot: str) -> None:
-    """Write heading and protocol line, wrapped to the width."""
-    width = figure.get_figwidth()
-    figure.suptitle(fill(head, int(width * 12)), x=0.01, ha="left", fontsize=10)
-    figure.supxlabel(fill(foot, int(width * 15)), x=0.01, ha="left", fontsize=SMALL)
-
-
-def _whole(axes: Axes, *, x: bool, y: bool) -> None:
-    """Put ticks at whole numbers only."""
-    for axis, wanted in ((axes.xaxis, x), (axes.yaxis, y)):
-        if wanted:
-            axis.set_major_locator(MaxNLocator(integer=True))
-
-
 # Densities
 
 
@@ -205,7 +144,7 @@ def density_figure(record: Record, title: str) -> Figure | str:
     least, most = np.floor(np.nanmin(grid) * 10) / 10, np.ceil(np.nanmax(grid) * 10) / 10
     last = len(record.history) + 0.5
 
-    figure, (heat, line) = _page([0.17 * len(layers), 1.3], 8, 2.9 + 0.17 * len(layers))
+    figure, (heat, line) = page([0.17 * len(layers), 1.3], 8, 2.9 + 0.17 * len(layers))
     image = heat.imshow(
         grid,
         aspect="auto",
@@ -236,9 +175,9 @@ def density_figure(record: Record, title: str) -> Figure | str:
     line.set_xlabel("epoch")
     line.set_xlim(0.5, last)
     for axes in (heat, line):
-        _whole(axes, x=True, y=False)
+        whole(axes, x=True, y=False)
     _mark_changes(record, heat, line)
-    _caption(figure, title, protocol([record]))
+    caption(figure, title, protocol([record]))
     return figure
 
 
@@ -293,7 +232,7 @@ def bits_figure(record: Record, title: str, labels: Mapping[int, str]) -> Figure
         panels["output channels"] = [phase.channels or {} for phase in record.phases]
 
     width, legend = max(8, 2 + 0.17 * len(layers)), 0.17 * len(record.phases)
-    figure, drawn = _page([1] * len(panels), width, 2.1 + legend + 2.1 * len(panels))
+    figure, drawn = page([1] * len(panels), width, 2.1 + legend + 2.1 * len(panels))
     for axes, (name, series) in zip(drawn, panels.items(), strict=True):
         _steps(axes, record.phases, labels, [[s.get(n, np.nan) for n in layers] for s in series])
         axes.set_ylabel(name)
@@ -301,7 +240,7 @@ def bits_figure(record: Record, title: str, labels: Mapping[int, str]) -> Figure
     drawn[0].legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0)
     drawn[-1].set_xticks(range(len(layers)), layers, rotation="vertical", fontsize=SMALL)
     drawn[-1].set_xlabel("layer, in execution order")
-    _caption(figure, title, protocol([record]))
+    caption(figure, title, protocol([record]))
     return figure
 
 
@@ -331,7 +270,7 @@ def _steps(
     axes.set_ylim(bottom=0)
     axes.set_xlim(-0.6, max(len(values) for values in series) - 0.4)
     axes.grid(axis="y", lw=0.4, color="0.85")
-    _whole(axes, x=False, y=True)
+    whole(axes, x=False, y=True)
 
 
 # Accuracy against energy
@@ -389,7 +328,7 @@ def frontier_figure(reporter: Reporter) -> Figure | str:
     panels = {column: both for column, both in found.items() if len(both[0]) > 1}
     if not panels:
         return "fewer than two rows have both accuracy and energy"
-    figure, drawn = _page([1] * len(panels), 8, 1.1 + 3.4 * len(panels))
+    figure, drawn = page([1] * len(panels), 8, 1.1 + 3.4 * len(panels))
     for axes, (column, (shown, _)) in zip(drawn, panels.items(), strict=True):
         _scatter(axes, shown)
         axes.set_xlabel(f"{heading(column)} for one image, logarithmic")
@@ -408,9 +347,8 @@ def frontier_figure(reporter: Reporter) -> Figure | str:
     foot = protocol(records)
     if any(p.accuracy.std is not None for shown, _ in panels.values() for p in shown):
         foot += " Bars: standard deviation over seeds."
-    _caption(figure, f"{reporter.table.id}: {reporter.table.title}", foot)
-    figure.draw_without_rendering()  # settles the layout, which the labels' places depend on
-    figure.set_layout_engine("none")
+    caption(figure, f"{reporter.table.id}: {reporter.table.title}", foot)
+    settle(figure)
     for axes, (shown, _) in zip(drawn, panels.values(), strict=True):
         _label(axes, shown)
     return figure
@@ -451,51 +389,18 @@ def _scatter(axes: Axes, shown: Sequence[Point]) -> None:
     axes.grid(lw=0.4, color="0.9")
 
 
-DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-RINGS = (8, 16, 26, 38, 52, 70, 90, 115)  # distances from the point, in points
-LEADER = {"arrowstyle": "-", "lw": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 4}
-ALIGN = {-1: ("right", "top"), 0: ("center", "center"), 1: ("left", "bottom")}
-
-
 def _label(axes: Axes, shown: Sequence[Point]) -> None:
-    """Name each point where the name covers nothing else; a thin line leads to a distant one."""
+    """Name each point, with its number of seeds where others have more."""
     assert axes.figure is not None
-    scale = axes.figure.dpi / 72  # pixels in a point
-    taken = [_mark_box(axes, point, 5 * scale) for point in shown] + _step_boxes(axes, shown)
-    names: list[Bbox] = []
-    leaders: list[Line] = []
+    radius = 5 * axes.figure.dpi / 72  # of a mark, in pixels
+    taken = [_mark_box(axes, point, radius) for point in shown] + _step_boxes(axes, shown)
     most = max(point.accuracy.n for point in shown)
+    labels = []
     for point in shown:
         n = point.accuracy.n
         words = point.label if n == most else f"{point.label} (n={n})"
-        anchor = (point.energy.mean, point.accuracy.mean)
-        probe = axes.text(0, 0, words, fontsize=SMALL)
-        size = probe.get_window_extent().size
-        probe.remove()
-        at = axes.transData.transform(anchor)
-        spots = [(ring, direction) for ring in RINGS for direction in DIRECTIONS]
-        boxes = [_place(at, size, ring * scale, direction) for ring, direction in spots]
-        lines = [Line(np.array([at, box.get_points().mean(axis=0)])) for box in boxes]
-        costs = [
-            _uncovered(box, axes.bbox)
-            + sum(_common(box, other) for other in (*taken, *names))
-            + box.width * box.height * _crossings(box, line, names, leaders)
-            for box, line in zip(boxes, lines, strict=True)
-        ]
-        best = costs.index(min(costs))  # the nearest of equals
-        ring, (right, up) = spots[best]
-        axes.annotate(
-            words,
-            anchor,
-            xytext=(ring * right, ring * up),
-            textcoords="offset points",
-            ha=ALIGN[right][0],
-            va=ALIGN[up][1],
-            fontsize=SMALL,
-            arrowprops=LEADER if ring > RINGS[0] else None,
-        )
-        names.append(boxes[best])
-        leaders.append(lines[best])
+        labels.append((words, (point.energy.mean, point.accuracy.mean)))
+    place_labels(axes, labels, taken)
 
 
 def _step_boxes(axes: Axes, shown: Sequence[Point]) -> list[Bbox]:
@@ -513,28 +418,3 @@ def _mark_box(axes: Axes, point: Point, radius: float) -> Bbox:
     left = max(left, point.energy.mean / 100)  # a logarithm is drawn
     corners = axes.transData.transform([(left, low), (right, high)])
     return Bbox(corners).padded(radius)
-
-
-def _place(at: Any, size: Any, far: float, direction: tuple[int, int]) -> Bbox:  # noqa: ANN401
-    """Box of a text of ``size`` pixels whose near edge is ``far`` from the pixel ``at``."""
-    corner = [
-        start + far * side - length * (1 - side) / 2
-        for start, length, side in zip(at, size, direction, strict=True)
-    ]
-    return Bbox.from_bounds(*corner, *size).padded(2)
-
-
-def _crossings(box: Bbox, line: Line, names: Sequence[Bbox], leaders: Sequence[Line]) -> int:
-    """Count names that ``line`` would cross, and lines that ``box`` would cover."""
-    over = sum(line.intersects_bbox(name, filled=False) for name in names)
-    return over + sum(leader.intersects_bbox(box, filled=False) for leader in leaders)
-
-
-def _uncovered(box: Bbox, bounds: Bbox) -> float:
-    """Area of ``box`` outside ``bounds``."""
-    return float(box.width * box.height) - _common(box, bounds)
-
-
-def _common(one: Bbox, other: Bbox) -> float:
-    both = Bbox.intersection(one, other)
-    return float(both.width * both.height) if both is not None else 0.0

@@ -3,8 +3,10 @@
 The classes here are also the schema of ``report.py format=json``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,10 +14,12 @@ from quantable.columns import COLUMNS, Facts, hardware_of, uniform
 from quantable.layers import FLOAT_BITS, Bits, LayerShape, bit_map
 from quantable.names import UserError
 from quantable.record import Phase, Record
-from quantable.shapes import PACKAGED, read_shapes, shape_key
 from quantable.store import Store
 from quantable.table import BUDGETS, Asked, Cell, Claim, Published, Table
 from quantable.verdict import COMPUTED, Measured, at_most, holds, judge
+
+if TYPE_CHECKING:
+    from quantable.search.program import Comparison, Program
 
 
 class _Out(BaseModel):
@@ -126,7 +130,7 @@ class Reporter:
 
     def __init__(self, table: Table, asked: Asked, stores: Sequence[Store]) -> None:
         self.table = table
-        self.asked = asked
+        self.asked = replace(asked, stores=tuple(stores))
         self.stores = stores
         self._rows: dict[str, _RowFacts] = {}
         self.budget = asked.budget or self._largest_budget()
@@ -150,20 +154,11 @@ class Reporter:
 
     def cell(self, row: str, budget: str, seed: int) -> Cell:
         """Return the run behind a row."""
-        config = self.asked.config(self.table, row, budget, seed)
-        return Cell(self.table.id, self.table.cell_of(row), seed, config, self.asked.overrides)
+        return self.asked.cell(self.table, row, budget, seed)
 
     def find(self, cell: Cell) -> Record | None:
         """Return the cell's record from the first store that has it."""
-        for store in self.stores:
-            if record := store.find(cell.signature, None):
-                return record
-        return None
-
-    def shapes(self, cell: Cell) -> list[LayerShape] | None:
-        """Layer shapes of the cell's network, packaged or traced by an earlier run."""
-        key = shape_key(cell.config["model"], cell.config["data"]["input_size"])
-        return read_shapes(key, [PACKAGED, *(store.shapes for store in self.stores)])
+        return self.asked.find(cell.signature)
 
     def row(self, name: str) -> _RowFacts:
         """Collect the facts of one row for every seed that has a record, or those known without."""
@@ -175,12 +170,14 @@ class Reporter:
         facts = {}
         for seed, cell in cells.items():
             record, phase = records[seed], None
-            if record is not None:
+            if cell.search is not None:
+                missing = "the search that chooses its bit-widths is not run"
+            if record is not None and record.scores is None:
                 phase = self._phase(name, record, seed)
                 if phase is None:
                     missing = f"no such phase: the run had {len(record.phases)}, or no reference"
                     continue
-            shapes = self.shapes(cell)
+            shapes = self._shapes(cell)
             bits = self._bits(cell, shapes, record, phase, row.cost_bits)
             if given is not None and shapes is not None:
                 bits = in_order(shapes, given, f"table {self.table.id}: rows.{name}.bits")
@@ -194,8 +191,35 @@ class Reporter:
                 # A run's result cost all of its epochs, also those of phases tried after it.
                 whole_run=row.phase == "final",
                 baseline=self._baseline(seed),
+                policy=self._solved(name, bits),
             )
         return _RowFacts(facts, row.reason or missing, given is not None)
+
+    def _shapes(self, cell: Cell) -> list[LayerShape] | None:
+        """Layer shapes of a run's network, with the MACs that the table's program counts."""
+        shapes = self.asked.shapes(cell.config)
+        if shapes is None or self._program is None:
+            return shapes
+        return self._program.recount(shapes, f"conf/program/{self.table.program}.json")
+
+    @cached_property
+    def _program(self) -> "Program | None":
+        if self.table.program is None:
+            return None
+        # scipy only where a table has a program
+        from quantable.search.program import read_program
+
+        return read_program(self.table.program)
+
+    def _solved(self, name: str, bits: Mapping[str, Bits] | None) -> "Comparison | None":
+        """Set a row's bits beside the program's solution, where the row asks for one."""
+        policy = self.table.rows[name].policy
+        if policy is None or bits is None or self._program is None:
+            return None
+        from quantable.search.program import compare
+
+        where = f"table {self.table.id}: rows.{name}.policy"
+        return compare(self._program, policy, bits, where)
 
     def _baseline(self, seed: int) -> Record | None:
         """Return the run of the table's baseline row with the same seed."""
@@ -236,7 +260,7 @@ class Reporter:
         phase: Phase | None,
         cost_bits: int | None,
     ) -> dict[str, Bits] | None:
-        if shapes is None:
+        if shapes is None or cell.search is not None or cell.config["search"] is not None:
             return None
         if cost_bits is not None:
             return uniform(shapes, cost_bits)
@@ -261,10 +285,10 @@ class Reporter:
         return kept if COLUMNS[column].trained or learned else []
 
     def _over_seeds(self, values: Sequence[float], runs: Sequence[Record]) -> Measured:
-        """Make one number of those of several seeds, which without ``runs`` are all the same."""
+        """Make one number of several seeds'; without ``runs`` only searches make them differ."""
         if not runs:
             budget = COMPUTED if self.budget == "paper" else self.budget
-            return Measured((values[0],), budget, None)
+            return Measured(tuple(values) if len(set(values)) > 1 else (values[0],), budget, None)
         titles = dict.fromkeys(record.data.title for record in runs)
         original = not any(record.data.variant for record in runs)
         return Measured(tuple(values), self.budget, ", ".join(titles), original_data=original)
@@ -273,17 +297,25 @@ class Reporter:
         """Return the number that ``claim`` makes of a row, seed by seed where it compares two."""
         if claim.kind in ("value", "largest"):
             return self.measured(name, claim.column)
-        first, second = (name, claim.column), (claim.reference or name, claim.over or claim.column)
-        own, other = self._by_seed(*first), self._by_seed(*second)
-        common = own.keys() & other.keys()
-        if claim.kind == "drop":
-            values = [other[seed] - own[seed] for seed in sorted(common)]
+        if any(self.measured(row, claim.column) is None for row in claim.others):
+            return None  # the best of some is not the best of all
+        other = self._reference(claim) or name
+        first, second = (name, claim.column), (other, claim.over or claim.column)
+        own, others = self._by_seed(*first), self._by_seed(*second)
+        common = own.keys() & others.keys()
+        if claim.kind in ("drop", "behind"):
+            values = [others[seed] - own[seed] for seed in sorted(common)]
         else:
-            values = [own[seed] / other[seed] for seed in sorted(common) if other[seed] != 0]
+            values = [own[seed] / others[seed] for seed in sorted(common) if others[seed] != 0]
         if not values:
             return None
         runs = [*self._runs(*first), *self._runs(*second)]
         return self._over_seeds(values, [run for run in runs if run.seed in common])
+
+    def _reference(self, claim: Claim) -> str | None:
+        """Return the row that ``claim`` compares with: its own, or the best of several by mean."""
+        known = [(m.mean, row) for row in claim.others if (m := self.measured(row, claim.column))]
+        return max(known)[1] if known else claim.reference
 
     def _by_seed(self, name: str, column: str) -> dict[int, float]:
         numbers = {s: COLUMNS[column].value(f) for s, f in self.row_facts(name).by_seed.items()}
@@ -301,9 +333,11 @@ class Reporter:
         measured = self.measured(name, column)
         published = row.published.get(column)
         verdict = judge(published, measured, self.table.columns[column], len(self.table.seeds))
-        reason, facts = verdict.reason, self.row_facts(name)
+        facts = self.row_facts(name)
+        own = next((COLUMNS[column].reason(known) for known in facts.facts), None)
+        reason = verdict.reason or own
         if measured is None:
-            reason = facts.missing or reason
+            reason = own or facts.missing or reason
         elif facts.given:
             reason = reason or "computed from the paper's bit-widths, not from a run"
         return Entry(
@@ -334,7 +368,7 @@ class Reporter:
 
     def claim(self, name: str, claim: Claim) -> ClaimLine:
         """Judge one claim over the mean values of its rows; the line names the row it rests on."""
-        scale = self.table.scale(self.budget)
+        scale, reference = self.table.scale(self.budget), self._reference(claim)
         bound = claim.holds.get(scale)
         reached = [(row, m) for row in claim.rows if (m := self.measured(row, claim.column))]
         shown, out = reached[-1] if reached else (claim.rows[-1], None)
@@ -361,11 +395,11 @@ class Reporter:
             kind=claim.kind,
             row=shown,
             column=claim.column,
-            reference=claim.reference,
+            reference=reference,
             over=claim.over,
             unit=claim.unit,
             claimed=claim.value,
-            measured=self._out(out, shown, *([claim.reference] if claim.reference else [])),
+            measured=self._out(out, shown, *filter(None, [reference])),
             bound=_bound(bound.min, bound.max, bound.rising) if bound else None,
             verdict=verdict,
             reason=reason,
@@ -408,7 +442,7 @@ class Reporter:
             claims=[
                 self.claim(name, claim)
                 for name, claim in self.table.claims.items()
-                if {*claim.rows, *([claim.reference] if claim.reference else [])} <= set(rows)
+                if {*claim.rows, *claim.others, *filter(None, [claim.reference])} <= set(rows)
                 and (scale in claim.holds or claim.report_only)
             ],
             vectors=[vector for vector in vectors if vector is not None],

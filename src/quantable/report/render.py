@@ -63,14 +63,15 @@ def _by_row(report: Report) -> dict[str, list[Entry]]:
 
 def _references(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> tuple[str, list[str]]:
     """Say what the paper says about one row, and how we judge it."""
-    said, words = [], []
+    entries, said, words = list(entries), [], []
+    several = sum(entry.published is not None for entry in entries) > 1
     for entry in entries:
         if entry.published:
             place = COLUMNS[entry.column]
             said.append(
                 f"{place.title} {number(entry.published.value, place.decimals)} {place.unit}"
             )
-            words.append(entry.verdict)
+            words.append(f"{place.title}: {entry.verdict}" if several else entry.verdict)
     for claim in claims:
         said.append(f"{claim.claim} {_claimed(claim)}" if claim.claimed else claim.claim)
         words.append(f"{claim.claim} {claim.verdict}")
@@ -172,7 +173,11 @@ def reasons(report: Report) -> list[str]:
     for entry in report.rows:
         if entry.reason and (entry.measured is None or entry.published):
             found.setdefault(entry.reason, {})[entry.label] = None
-    return [f"{'; '.join(labels)}: {reason}." for reason, labels in found.items()]
+    rows = {entry.label for entry in report.rows}
+    return [
+        f"{'every row' if 1 < len(rows) == len(labels) else '; '.join(labels)}: {reason}."
+        for reason, labels in found.items()
+    ]
 
 
 def terminal(report: Report) -> str:

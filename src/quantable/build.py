@@ -1,0 +1,136 @@
+"""A run's config to its parts: images, network, quantizers, trainer.
+
+Only here, in ``run`` and in searches are configs unpacked; all else gets plain keyword arguments.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from quantable.allocator import keep_freed_memory
+from quantable.bits_file import check_layers
+from quantable.classifier import Classifier, Stream
+from quantable.data.images import Images, TrainBatches
+from quantable.layers import LayerShape
+from quantable.names import UserError
+from quantable.quantize import Quantize
+from quantable.record import cell_name
+from quantable.saved import final_weights, load_plain, load_quantizers
+from quantable.shapes import PACKAGED, read_shapes, shape_key, write_shapes
+from quantable.store import Store
+from quantable.trace import layer_shapes
+
+
+@dataclass
+class Built:
+    """A run's images and network, traced, begun from another run's weights, and quantized."""
+
+    images: Images
+    net: nn.Module
+    shapes: Sequence[LayerShape] = ()
+    quantize: Quantize | None = None
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Of one image, (c, h, w)."""
+        c, h, w = self.images.input_size
+        return c, h, w
+
+
+def build(config: dict[str, Any], store: Store, variant: str) -> Built:
+    """Make what a config describes; for a search images are decoded only when it looks at them."""
+    if config["trainer"]["threads"]:
+        torch.set_num_threads(config["trainer"]["threads"])
+    keep_freed_memory()
+    pl.seed_everything(config["seed"], verbose=False)
+    images: Images = part_of(config, "data.loader")
+    if config["search"] is None:
+        images.load()  # before anything is written
+    built = Built(images, part_of(config, "model.net"))
+    net = built.net
+    if config["recipe"]["channels_last"]:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    built.shapes = layer_shapes(net, built.input_size)
+    _keep_shapes(config, built.shapes, store)
+    if config["bits"]["file"] is not None:
+        check_layers(
+            config["bits"]["layers"], [s.name for s in built.shapes], config["bits"]["file"]
+        )
+    start = None
+    if config["start"] is not None:
+        start = final_weights(store.weights(cell_name(config["start"], variant)), "start")
+        load_plain(net, start)
+    if config["quantizer"]["callback"] is not None:
+        built.quantize = part_of(config, "quantizer.callback")
+        built.quantize.attach(net, built.input_size)
+        if start is not None:
+            load_quantizers(built.quantize, start)
+    return built
+
+
+def weight_decay(recipe: Mapping[str, Any], quantize: Quantize | None) -> dict[str, float]:
+    """Weight decay by layer name where the recipe ties it to the bits of the layer's weights."""
+    by_bits = recipe["weight_decay_by_bits"]
+    if by_bits is None or quantize is None:
+        return {}
+    widths = {name: bits.weight for name, bits in quantize.bits.items()}
+    return {name: by_bits[width] for name, width in widths.items() if width in by_bits}
+
+
+def part_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
+    """Instantiate what ``key`` of the config describes; a wrong argument is the user's mistake."""
+    node: Any = config
+    for part in key.split("."):
+        node = node[part]
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise UserError(f"{key}: {error}") from error
+
+
+def trainer_of(config: Mapping[str, Any]) -> pl.Trainer:
+    """Lightning's trainer without anything that writes or prints; the callbacks are ours."""
+    return pl.Trainer(
+        accelerator=config["trainer"]["accelerator"],
+        devices=1,
+        precision=config["recipe"]["precision"],
+        max_epochs=-1,  # the module's phases end the run
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def fit(trainer: pl.Trainer, module: Classifier, batches: TrainBatches) -> None:
+    """Train ``module`` from where it is to the end of its phases."""
+    with warnings.catch_warnings():
+        # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        trainer.fit(module, train_dataloaders=Stream(module, batches))
+
+
+def loading_of(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Keywords of every loader of a run."""
+    recipe = config["recipe"]
+    return {
+        "batch_size": recipe["batch_size"],
+        "device": device,
+        "channels_last": recipe["channels_last"],
+    }
+
+
+def _keep_shapes(config: dict[str, Any], shapes: Sequence[LayerShape], store: Store) -> None:
+    """Trace once: what plan and report need without torch."""
+    key = shape_key(config["model"], config["data"]["input_size"])
+    if read_shapes(key, [PACKAGED, store.shapes]) is None:
+        write_shapes(key, shapes, store.shapes)

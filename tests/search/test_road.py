@@ -1,0 +1,138 @@
+"""The road from a table's search rows to runs: what waits, what is chosen, what is shared."""
+
+from pathlib import Path
+
+import pytest
+from hand_records import hand_table, record_of
+
+from quantable.names import UserError
+from quantable.record import Item, Record, Scores
+from quantable.store import Store
+from quantable.table import Asked, Cell, Table, load_table
+
+INNER = [f"layer{i}.0.conv{j}" for i in (1, 2, 3) for j in (1, 2)]
+SHORTCUTS = [f"layer{i}.0.shortcut.conv" for i in (1, 2, 3)]
+
+
+def selection(**changes: object) -> Table:
+    """Float, its 4-bit network, two searches, and a row for each at 80 % of the compute."""
+    search = {"start": "four", "overrides": ["quantizer=lsq", "search=first_to_last"]}
+    mixed = {"start": "four", "overrides": ["quantizer=lsq"]}
+    rows = {
+        "float": {"label": "float", "overrides": []},
+        "four": {"label": "4 bit", "start": "float", "overrides": ["quantizer=lsq"]},
+        "first": {"label": "first", **search},
+        "last": {"label": "last", **search, "overrides": ["quantizer=lsq", "search=last_to_first"]},
+        "first_80": {"label": "80", **mixed, "chosen": {"by": "first", "budgets": {"linear": 0.8}}},
+        "last_80": {"label": "80", **mixed, "chosen": {"by": "last", "budgets": {"linear": 0.8}}},
+    }
+    return hand_table(rows=rows | changes, claims={}, columns={"top1_pct": None})
+
+
+def scored(cell: Cell, down: str) -> Record:
+    """A finished search that would put ``down`` to 2 bit first."""
+    names = INNER + SHORTCUTS
+    items = [Item(layers=[n], loss={"4/4": 0.0, "2/2": float(n != down)}) for n in names]
+    scores = Scores(
+        rule="by hand", unit="1", greedy=False, items=items, seconds=1.0, images=0, epochs=0
+    )
+    changes = {"scores": scores, "history": [], "phases": [], "metrics": {}}
+    return record_of(cell, (4, [(1.0, 1.0)])).model_copy(update=changes)
+
+
+def test_starts_and_searches_come_before_what_needs_them(tmp_path: Path) -> None:
+    asked = Asked(rows=("first_80",), seeds=(0,), stores=(Store(tmp_path),))
+    cells = {cell.row: cell for cell in asked.cells(selection())}
+    assert list(cells) == ["float", "four", "first", "first_80"]
+    assert cells["four"].needs == [cells["float"].signature]
+    assert cells["first"].needs == [cells["four"].signature]
+    assert cells["first_80"].needs == [cells["first"].signature, cells["four"].signature]
+    assert cells["first_80"].search == cells["first"].signature
+
+
+def test_each_seed_begins_with_its_own_start(tmp_path: Path) -> None:
+    cells = Asked(rows=("four",), seeds=(0, 1), stores=(Store(tmp_path),)).cells(selection())
+    by = {(cell.row, cell.seed): cell for cell in cells}
+    assert by["four", 1].config["start"] == by["float", 1].signature != by["float", 0].signature
+
+
+def test_a_finished_search_decides_the_bits(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    asked = Asked(rows=("first_80",), seeds=(0,), stores=(store,))
+    table = selection()
+    search = asked.cells(table)[2]
+    store.add(scored(search, "layer3.0.conv2"))
+    cell = asked.cells(table)[3]
+    assert cell.search is None
+    assert cell.config["bits"]["layers"]["layer3.0.conv2"] == [2, 2]
+    assert cell.config["quantizer"]["callback"]["layers"] == cell.config["bits"]["layers"]
+    assert cell.bits is not None
+    assert cell.bits.choice is not None
+    assert cell.bits.choice.run == search.signature
+
+
+def test_two_searches_with_one_result_share_a_run(tmp_path: Path) -> None:
+    store, table = Store(tmp_path), selection()
+    asked = Asked(seeds=(0,), stores=(store,))
+    for cell in asked.cells(table):
+        if cell.row in ("first", "last"):
+            store.add(scored(cell, "layer3.0.conv2"))
+    rows = [cell.row for cell in asked.cells(table)]
+    assert rows == ["float", "four", "first", "last", "first_80"]
+    assert asked.cell(table, "last_80", "paper", 0).signature == asked.cells(table)[-1].signature
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"early": {"label": "", "overrides": [], "start": "flaot"}}, "unknown row 'flaot'"),
+        (
+            {"float": {"label": "float", "overrides": [], "start": "four"}},
+            "rows.float: row four, which it needs, stands below",
+        ),
+        (
+            {
+                "x": {
+                    "label": "",
+                    "overrides": [],
+                    "chosen": {"by": "first", "budgets": {"linaer": 0.5}},
+                }
+            },
+            "unknown cost 'linaer'. Nearest: linear",
+        ),
+        (
+            {
+                "x": {
+                    "label": "",
+                    "overrides": [],
+                    "chosen": {"by": "first", "budgets": {"linear": 1.5}},
+                }
+            },
+            "less than or equal to 1",
+        ),
+        ({"x": {"label": "", "cell": "float", "start": "four"}}, "belong to the row whose run"),
+    ],
+)
+def test_wrong_rows_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises((UserError, ValueError), match=message):
+        selection(**changes)
+
+
+def test_chosen_by_a_row_that_does_not_search(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    wrong = {"label": "", "overrides": [], "chosen": {"by": "four", "budgets": {"linear": 0.8}}}
+    table = selection(wrong=wrong)
+    asked = Asked(rows=("wrong",), seeds=(0,), stores=(store,))
+    store.add(record_of(asked.cells(table)[1], (4, [(1.0, 1.0)])))
+    with pytest.raises(UserError, match="row 'four' is no search"):
+        asked.cells(table)
+
+
+def test_selection_cifar10_has_every_metric_at_four_budgets() -> None:
+    rows = load_table("selection_cifar10").rows
+    chosen = [row.chosen for row in rows.values() if row.chosen]
+    assert len(chosen) == 28
+    assert len({(c.by, c.budgets["linear"]) for c in chosen}) == 28
+    starts = {row.start for row in rows.values() if row.chosen}
+    tunings = {(row.overrides, tuple(row.budgets.items())) for row in rows.values() if row.chosen}
+    assert (len(starts), len(tunings)) == (1, 1)
