@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hand_records import hand_table, record_of
 
+from quantable.cli import asked_tables, parse, run
 from quantable.names import UserError
 from quantable.record import Item, Record, Scores
 from quantable.store import Store
@@ -136,3 +137,25 @@ def test_selection_cifar10_has_every_metric_at_four_budgets() -> None:
     starts = {row.start for row in rows.values() if row.chosen}
     tunings = {(row.overrides, tuple(row.budgets.items())) for row in rows.values() if row.chosen}
     assert (len(starts), len(tunings)) == (1, 1)
+
+
+def test_a_start_that_fails_fails_what_needs_it(tmp_path: Path) -> None:
+    few = ["data.train_images=64", "data.val_images=16", "data.test_images=16"]
+    diverging = [*few, "recipe.optimizer.lr=1e30", "recipe.batch_size=32", "recipe.epochs=1"]
+    table = selection(float={"label": "float", "overrides": diverging})
+    words = parse(["rows=first_80", "seed=0", f"store={tmp_path}", "trainer.accelerator=cpu"])
+    with pytest.raises(UserError) as failed:
+        run(table, words)
+    own, *others = str(failed.value).splitlines()
+    assert own.startswith("float seed 0: loss is not finite")
+    assert [line.split(":")[0] for line in others] == [
+        f"{row} seed 0" for row in ("four", "first", "first_80")
+    ]
+    assert all(line.endswith("which failed") for line in others)
+    assert not list((tmp_path / "records").glob("*"))
+
+
+def test_a_start_that_is_nowhere_is_an_error_at_once(tmp_path: Path) -> None:
+    words = parse(["start=0123456789ab", f"store={tmp_path}"])
+    with pytest.raises(UserError, match=r"begins with run 0123456789ab, which is not in"):
+        run(asked_tables(words)[0], words)
