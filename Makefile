@@ -40,8 +40,10 @@ check: setup    ## format, lint and types; changes nothing
 report: setup    ## fill README's tables from reproduce/evidence (ARGS=--check compares only)
 	$(VENV)/bin/python tools/make_readme.py $(ARGS)
 
-bench: setup    ## time the input pipeline and a training step (ARGS=--compiled)
+bench: setup    ## time the input pipeline, searches and a training step (ARGS=--compiled)
 	$(VENV)/bin/python benchmarks/input_pipeline.py
+	$(VENV)/bin/python benchmarks/eagl_resnet50.py
+	$(VENV)/bin/python benchmarks/alps.py
 	$(VENV)/bin/python benchmarks/qat_step.py $(ARGS)
 
 lock:       ## resolve the dependencies anew (needs uv)

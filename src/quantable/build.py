@@ -3,6 +3,7 @@
 Only here, in ``run`` and in searches are configs unpacked; all else gets plain keyword arguments.
 """
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from quantable.saved import final_weights, load_plain, load_quantizers
 from quantable.shapes import PACKAGED, read_shapes, shape_key, write_shapes
 from quantable.store import Store
 from quantable.trace import layer_shapes
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
 
 
 @dataclass

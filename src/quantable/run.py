@@ -1,6 +1,5 @@
 """One cell: its complete config in, its record out."""
 
-import logging
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,6 @@ from quantable.search.run import run_search
 from quantable.store import Store
 from quantable.table import Cell
 
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "numpy")
 
 
