@@ -189,6 +189,8 @@ def _training_macs(facts: Facts) -> float | None:
         return None
     spent = [p.epochs * macs(p.shapes or shapes, count_linear=True) for p in _phases_counted(facts)]
     epochs: int = record.config["recipe.epochs"]
+    if facts.baseline is not None:
+        epochs = len(facts.baseline.history)
     return sum(spent) / (epochs * macs(shapes, count_linear=True))
 
 
