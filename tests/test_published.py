@@ -58,6 +58,8 @@ def test_a_null_is_filled_and_judged(tmp_path: Path) -> None:
         "value": 159.487,
         "source": "p. 5",
         "confidence": "published",
+        "std": None,
+        "n": None,
     }
     assert (after.verdict, after.reason) == ("match", None)  # 159.4872 uJ: sheet 4.2
 

@@ -114,7 +114,13 @@ def test_recollected_and_derived_numbers_are_hints(tmp_path: Path) -> None:
         assert shown[word]["verdict"] == "match"
     for word in ("recollected", "derived"):
         assert shown[word]["published"] is None
-        assert shown[word]["hint"] == {"value": 92.0, "source": "memory", "confidence": word}
+        assert shown[word]["hint"] == {
+            "value": 92.0,
+            "source": "memory",
+            "confidence": word,
+            "std": None,
+            "n": None,
+        }
         assert shown[word]["verdict"] == "no published value"
 
 

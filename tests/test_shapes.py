@@ -8,25 +8,32 @@ from hydra.utils import instantiate
 
 from quantable.layers import LayerShape
 from quantable.names import UserError
-from quantable.shapes import PACKAGED, read_shapes, shape_key, write_shapes
-from quantable.trace import layer_shapes
+from quantable.shapes import (
+    PACKAGED,
+    read_batch_norm_channels,
+    read_shapes,
+    shape_key,
+    write_shapes,
+)
+from quantable.trace import batch_norm_channels, layer_shapes
 
 MODELS = list(
     runpy.run_path(str(Path(__file__).parents[1] / "tools" / "make_shapes.py"))["models"]()
 )
 KEYS = [shape_key(*arguments) for arguments in MODELS]
-SHAPES = [LayerShape("conv1", 3456, 216, 243), LayerShape("fc", 80, 80, 8, kind="linear")]
+SHAPES = [LayerShape("conv1", 3456, 216, 243), LayerShape("fc", 80, 80, 8, "linear", bias=10)]
 
 
 def test_discovery():
-    assert len(set(KEYS)) == 20  # raise this by one with each network in tools/make_shapes.py
+    assert len(set(KEYS)) == 23  # raise this by one with each network in tools/make_shapes.py
     assert sorted(path.stem for path in PACKAGED.glob("*")) == sorted(KEYS)
 
 
 @pytest.mark.parametrize(("model", "input_size"), MODELS, ids=KEYS)
 def test_packaged_shapes_are_the_networks(model, input_size):
-    kept = read_shapes(shape_key(model, input_size), [PACKAGED])
-    assert kept == layer_shapes(instantiate(model["net"]), input_size)
+    net, key = instantiate(model["net"]), shape_key(model, input_size)
+    assert read_shapes(key, [PACKAGED]) == layer_shapes(net, input_size)
+    assert read_batch_norm_channels(key, [PACKAGED]) == batch_norm_channels(net)
 
 
 def test_packaged_vgg19_is_the_ad_papers():
@@ -57,6 +64,20 @@ def test_shapes_survive_the_file(tmp_path):
     assert read_shapes("other", [tmp_path]) is None
 
 
+def test_channels_of_batch_norms_stand_beside_the_layers(tmp_path):
+    write_shapes("net", SHAPES, tmp_path, batch_norm_channels=16)
+    assert read_shapes("net", [tmp_path]) == SHAPES
+    assert read_batch_norm_channels("net", [tmp_path]) == 16
+    assert read_batch_norm_channels("other", [tmp_path]) is None
+
+
+def test_a_list_alone_is_a_network_whose_batch_norms_are_unknown(tmp_path):
+    text = '[{"name": "conv1", "macs": 3456, "weights": 216, "inputs": 243, "kind": "conv"}]'
+    (tmp_path / "net.json").write_text(text)
+    assert read_shapes("net", [tmp_path]) == SHAPES[:1]
+    assert read_batch_norm_channels("net", [tmp_path]) is None
+
+
 def test_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     write_shapes("net", SHAPES, tmp_path)
 
@@ -70,7 +91,7 @@ def test_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["net.json"]
 
 
-@pytest.mark.parametrize("text", ["[", '[{"name": "a"}]', "3"])
+@pytest.mark.parametrize("text", ["[", '[{"name": "a"}]', "3", "{}", '{"layers": [], "x": 1}'])
 def test_broken_file_is_named(tmp_path, text):
     (tmp_path / "net.json").write_text(text)
     with pytest.raises(UserError, match=r"net\.json: not a list of layer shapes"):

@@ -46,15 +46,18 @@ def test_discovery() -> None:
     names = ["ad_cifar10", "ad_cifar100", "ad_pim", "ad_pruned", "ad_quickstart", "ad_tinyimagenet"]
     names += ["hawqv3_resnet18", "hawqv3_resnet50", "limpq_resnet50"]  # nothing trained
     names += ["alps_resnet50", "eagl_resnet101", "eagl_resnet50"]
-    names += ["selection_cifar10", "selection_cost"]
+    names += ["selection_cifar10", "selection_cost", "eagl_lite0"]
+    names += ["edge_lite0", "edge_mobilenetv2", "edge_resnet18", "edge_squeezenext"]
+    names += ["edge_gradients", "edge_uniform"]  # nothing trained, as in the four above
     assert sorted(TABLES) == sorted(names)
-    # Runs of a seed, at every budget that a table names; three seeds, and one for the quickstart.
+    # Runs of a seed, at every budget that a table names; three seeds, and one for the quickstart
+    # and for the network that is not trained.
     runs = {"ad_cifar10": 2, "ad_cifar100": 2, "ad_tinyimagenet": 2, "ad_pruned": 10}
     own = {"alps_resnet50": 8, "eagl_resnet50": 28, "eagl_resnet101": 28}
     shared = {"selection_cifar10": 39, "selection_cost": 9}
     seed = 4 * sum(runs.values()) + 2 * sum(own.values()) + 3 * sum(shared.values())
-    assert len(SEEDED_CELLS) == 3 * seed + 2 * 5
-    assert len(CELLS) == seed + 2 * 5
+    assert len(SEEDED_CELLS) == 3 * seed + 2 * 5 + 28
+    assert len(CELLS) == seed + 2 * 5 + 28
 
 
 @pytest.mark.parametrize(("name", "budget"), SIZED)
@@ -254,9 +257,19 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         (
             LAST,
             {"label": "x", "cell": "float", "cost_bits": 8, "bits": [8, 8]},
-            "rows.last: give at most one of cost_bits and bits",
+            "rows.last: give at most one of cost_bits, bits and sizes",
         ),
         ((*LAST, "bits"), [8, 17], "rows.last.bits.1: .*16"),
+        ((*NUMBER, "confidence"), "doubtful", "top1_pct: a doubtful value needs its reason"),
+        ((*LAST, "sizes"), "publishd", "rows.last.sizes: .*'published'"),
+        ((*LAST, "sizes"), "published", "sizes: published needs published act_kb and weight_kb"),
+        (
+            LAST,
+            {"label": "x", "cell": "float", "cost_bits": 8, "sizes": "published"},
+            "rows.last: give at most one of cost_bits, bits and sizes",
+        ),
+        (("points",), "edge_lite1", "toy.yaml: unknown points 'edge_lite1'. Nearest: edge_lite0"),
+        (("points",), 3, "toy.yaml: points: .*string"),
         (("program",), "hawqv3", "toy.yaml: unknown program 'hawqv3'. Nearest: hawqv3_resnet"),
         ((*FLOAT, "policy"), BOPS, "toy.yaml: .*a row with policy needs the table's program"),
         ((*FLOAT, "policy"), BOPS | {"budget": "bop"}, "rows.float.policy.budget: .*'bops'"),
@@ -295,3 +308,4 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
 def test_only_what_stands_in_the_paper_counts(confidence: Any, counts: bool) -> None:
     assert Published(value=1.0, source="Table 1", confidence=confidence).counts == counts
     assert not Published(value=None, reason="lost").counts
+    assert not Published(value=1.0, source="a", confidence="doubtful", reason="a subset").counts

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from quantable.shapes import PACKAGED, shape_key, write_shapes
-from quantable.trace import layer_shapes
+from quantable.trace import batch_norm_channels, layer_shapes
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 
@@ -38,6 +38,9 @@ NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
     ("timm", {"name": "resnet18.tv_in1k"}, 1000, (3, 224, 224)),
     ("timm", {"name": "resnet50.tv_in1k"}, 1000, (3, 224, 224)),
     ("timm", {"name": "resnet101.tv_in1k"}, 1000, (3, 224, 224)),
+    ("timm", {"name": "mobilenetv2_100.ra_in1k"}, 1000, (3, 224, 224)),
+    ("timm", {"name": "tf_efficientnet_lite0.in1k"}, 1000, (3, 224, 224)),
+    ("sqnxt23_w2", {}, 1000, (3, 224, 224)),
 ]
 
 
@@ -53,8 +56,14 @@ def models() -> Iterator[tuple[Mapping[str, Any], tuple[int, int, int]]]:
 def main() -> None:
     """Trace every network and print what was written."""
     for model, input_size in models():
-        shapes = layer_shapes(instantiate(model["net"]), input_size)
-        path = write_shapes(shape_key(model, input_size), shapes, PACKAGED)
+        net = instantiate(model["net"])
+        shapes = layer_shapes(net, input_size)
+        path = write_shapes(
+            shape_key(model, input_size),
+            shapes,
+            PACKAGED,
+            batch_norm_channels=batch_norm_channels(net),
+        )
         print(f"{sum(shape.macs for shape in shapes):>13,} MACs  {path.name}")
 
 

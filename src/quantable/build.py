@@ -53,6 +53,7 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
         torch.set_num_threads(config["trainer"]["threads"])
     keep_freed_memory()
     pl.seed_everything(config["seed"], verbose=False)
+    _check_first_weights(config)
     images: Images = part_of(config, "data.loader")
     if config["search"] is None:
         images.load()  # before anything is written
@@ -92,6 +93,8 @@ def part_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
     node: Any = config
     for part in key.split("."):
         node = node[part]
+    if node is None:
+        raise UserError(f"{key}: there is none; choose a recipe that trains, such as recipe=lsq")
     try:
         return instantiate(node)
     except InstantiationException as error:
@@ -130,6 +133,17 @@ def loading_of(config: Mapping[str, Any], device: torch.device) -> dict[str, Any
         "device": device,
         "channels_last": recipe["channels_last"],
     }
+
+
+def _check_first_weights(config: Mapping[str, Any]) -> None:
+    """Refuse to begin with random weights where the signature says that others are loaded."""
+    net = config["model"]["net"]
+    sha256 = net.get("weights_sha256")
+    if sha256 is not None and net["weights"] is None and config["start"] is None:
+        raise UserError(
+            f"model.net.weights: the run begins with the weights of SHA-256 {sha256}: name their "
+            "file, or set model.net.weights_sha256=null to begin with random ones"
+        )
 
 
 def _keep_shapes(config: dict[str, Any], shapes: Sequence[LayerShape], store: Store) -> None:

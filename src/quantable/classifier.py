@@ -10,7 +10,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -149,23 +149,63 @@ class Stream:
         return iter(self.batches)
 
 
+class Measures(NamedTuple):
+    """What ``evaluate`` finds; shares of images are in percent."""
+
+    loss: float  # cross-entropy in nat
+    top1_pct: float
+    agreement_pct: float | None  # images with the class that the teacher predicts
+
+
 @torch.no_grad()
 def evaluate(
-    net: nn.Module, batches: Iterable[Batch], classes: int, size: int
-) -> tuple[float, float]:
-    """Return loss (nat) and top-1 (percent) over all images, each seen exactly once."""
+    net: nn.Module,
+    batches: Iterable[Batch],
+    classes: int,
+    size: int,
+    teacher: nn.Module | None = None,
+) -> Measures:
+    """Measure ``net`` over all images, each seen exactly once."""
     was_training = net.training
     net.eval()
     accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
-    losses, seen = [], 0
+    losses, agreeing, seen = [], 0, 0
     for x, y in batches:
         logits = net(x).float()
         accuracy.to(x.device).update(logits, y)
         losses.append(cross_entropy(logits, y, reduction="sum").double())
+        if teacher is not None:
+            same = logits.argmax(dim=1) == teacher.to(x.device)(x).argmax(dim=1)
+            agreeing += int(same.sum())
         seen += len(y)
     net.train(was_training)
     assert seen == size, f"saw {seen} images, the set has {size}"
-    return float(torch.stack(losses).sum()) / seen, 100 * float(accuracy.compute())
+    return Measures(
+        float(torch.stack(losses).sum()) / seen,
+        100 * float(accuracy.compute()),
+        None if teacher is None else 100 * agreeing / seen,
+    )
+
+
+def measured(
+    net: nn.Module,
+    images: Images,
+    batches: Mapping[str, Iterable[Batch]],
+    teacher: nn.Module | None,
+) -> dict[str, float | None]:
+    """Measure ``net`` on each split of ``batches``, under the names of a history line.
+
+    Loss and agreement with ``teacher`` are of the test images alone. In float32 whatever the
+    precision of the training: an accuracy is that of the weights.
+    """
+    line: dict[str, float | None] = {}
+    for split, of_split in batches.items():
+        compared = teacher if split == "test" else None
+        found = evaluate(net, of_split, images.classes, images.sizes[split], compared)
+        line[f"{split}_top1_pct"] = found.top1_pct
+        if split == "test":
+            line |= {"test_loss": found.loss, "agreement_pct": found.agreement_pct}
+    return line
 
 
 class Evaluate(pl.Callback):
@@ -195,14 +235,8 @@ class Evaluate(pl.Callback):
         line["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         loss, correct, n = module.sums.tolist()
         line |= {"train_loss": loss / n, "train_top1_pct": 100 * correct / n}
-        for split, batches in self.batches.items():
-            # In float32 whatever the precision of the training: an accuracy is that of the weights.
-            loss, top1 = evaluate(
-                module.net, batches, self.images.classes, self.images.sizes[split]
-            )
-            line[f"{split}_top1_pct"] = top1
-            if split == "test":
-                line["test_loss"] = loss
+        teacher = module.teacher[0] if module.teacher else None
+        line |= measured(module.net, self.images, self.batches, teacher)
         now = time.perf_counter()
         line["seconds"], self.began = now - self.began, now
         module.history.append(line)

@@ -5,6 +5,7 @@ Costs follow from shapes and bit-widths alone, so they are known before (and wit
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from quantable.config import CONF
@@ -12,7 +13,14 @@ from quantable.cost.bops import bops
 from quantable.cost.energy import OpEnergy, energy_pj
 from quantable.cost.hardware import load_hardware
 from quantable.cost.macs import macs, mean_bits
-from quantable.cost.memory import Unit, to_unit, weight_bytes
+from quantable.cost.memory import (
+    ACCOUNTINGS,
+    Unit,
+    batch_norm_bytes,
+    memory_bytes,
+    to_unit,
+    weight_bytes,
+)
 from quantable.cost.pim import PimEnergy, Rounding, pim_energy_pj
 from quantable.cost.training import training_complexity
 from quantable.layers import FLOAT_BITS, Bits, LayerShape
@@ -22,6 +30,7 @@ from quantable.record import Epoch, Phase, Record, Scores
 if TYPE_CHECKING:  # it needs scipy, which most tables do not
     from quantable.search.program import Comparison
 
+SIZES = ("act_kb", "act_max_kb", "weight_kb")  # from them and batch norms, totals follow
 REFERENCE_BITS = 16  # efficiencies are ratios to the same network with every layer at 16 bit
 
 
@@ -37,14 +46,19 @@ class Hardware:
 def hardware_of(config: Mapping[str, Any]) -> Hardware:
     """Load the constants that a run config names."""
     names = config["hardware"]
-    energy = load_hardware(CONF / "hardware" / f"{names['energy']}.yaml")
-    pim = load_hardware(CONF / "hardware" / f"{names['pim']}.yaml")
+    return _hardware(names["energy"], names["pim"], names["pim_rounding"])
+
+
+@cache  # a table asks for each of its rows
+def _hardware(energy_name: str, pim_name: str, rounding: Rounding) -> Hardware:
+    energy = load_hardware(CONF / "hardware" / f"{energy_name}.yaml")
+    pim = load_hardware(CONF / "hardware" / f"{pim_name}.yaml")
     if not isinstance(energy, OpEnergy) or not isinstance(pim, PimEnergy):
         raise UserError(
-            f"hardware.energy={names['energy']}, hardware.pim={names['pim']}: of the wrong kind; "
+            f"hardware.energy={energy_name}, hardware.pim={pim_name}: of the wrong kind; "
             "the first holds energies per operation, the second energies per PIM MAC"
         )
-    return Hardware(energy, pim, names["pim_rounding"])
+    return Hardware(energy, pim, rounding)
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Facts:
     cost_bits: int | None = None
     whole_run: bool = False  # whether the training complexity is the whole run's, not the phase's
     baseline: Record | None = None  # the table's baseline run of the same seed
+    batch_norm_channels: int | None = None  # of the whole network
+    sizes: Mapping[str, float] | None = None  # published kB by column, where bits are not known
     policy: "Comparison | None" = None  # the row's bits beside the table's program solved again
 
     @property
@@ -69,20 +85,22 @@ class Facts:
         return self.shapes
 
     @property
+    def _epochs(self) -> list[Epoch]:
+        """The phase's lines in the record's history; a run without training has one."""
+        if self.record is None or self.phase is None:
+            return []
+        first = self.phase.first_epoch
+        return self.record.history[first : first + max(self.phase.epochs, 1)]
+
+    @property
     def epoch(self) -> Epoch | None:
         """The phase's last epoch in the record's history."""
-        if self.record is None or self.phase is None:
-            return None
-        return self.record.history[self.phase.first_epoch + self.phase.epochs - 1]
+        return self._epochs[-1] if self._epochs else None
 
     @property
     def best_epoch(self) -> Epoch | None:
         """The phase's epoch with the highest held-out accuracy; the earliest of equals."""
-        if self.record is None or self.phase is None:
-            return None
-        first = self.phase.first_epoch
-        epochs = self.record.history[first : first + self.phase.epochs]
-        return max(epochs, key=lambda epoch: epoch.val_top1_pct)
+        return max(self._epochs, key=lambda epoch: epoch.held_out_pct, default=None)
 
 
 def _cost(
@@ -179,7 +197,9 @@ def _complexity(facts: Facts) -> float | None:
     phases = [(p.epochs, fixed or p.bit_map, p.shapes or shapes) for p in _phases_counted(facts)]
     if not phases or any(_has_float(bits) for _, bits, _ in phases):
         return None
-    return complexity(phases, shapes, facts.hardware, record.config["recipe.epochs"])
+    if not (epochs := record.config["recipe.epochs"]):  # nothing was trained
+        return None
+    return complexity(phases, shapes, facts.hardware, epochs)
 
 
 def _training_macs(facts: Facts) -> float | None:
@@ -191,6 +211,8 @@ def _training_macs(facts: Facts) -> float | None:
     epochs: int = record.config["recipe.epochs"]
     if facts.baseline is not None:
         epochs = len(facts.baseline.history)
+    if not epochs:  # nothing was trained
+        return None
     return sum(spent) / (epochs * macs(shapes, count_linear=True))
 
 
@@ -225,6 +247,33 @@ def _weights_in(unit: Unit) -> Callable[[Facts], float | None]:
     return _cost(
         lambda s, b, _: to_unit(weight_bytes(s, b, ends_bits=None, count_linear=True), unit)
     )
+
+
+def _memory(accounting: str) -> Callable[[Facts], Mapping[str, float] | None]:
+    """Make a function of the parts of a row's memory, in bytes."""
+
+    def parts(facts: Facts) -> Mapping[str, float] | None:
+        channels = facts.batch_norm_channels
+        if channels is None or facts.now is not facts.shapes:  # a cut network's are not known
+            return None
+        rule = ACCOUNTINGS[accounting]
+        if facts.sizes is not None:
+            activations = facts.sizes.get("act_kb" if rule.activations == "sum" else "act_max_kb")
+            if activations is None:
+                return None
+            per_channel = rule.batch_norm_bytes_per_channel
+            return {
+                "activations": 1000 * activations,
+                "weights": 1000 * facts.sizes["weight_kb"],
+                "batch_norm": batch_norm_bytes(channels, bytes_per_channel=per_channel),
+            }
+        if facts.shapes is None or facts.bits is None:
+            return None
+        return memory_bytes(
+            facts.shapes, facts.bits, batch_norm_channels=channels, accounting=accounting
+        )
+
+    return parts
 
 
 def _compression(layers: Sequence[LayerShape], bits: Mapping[str, Bits], _: Hardware) -> float:
@@ -283,6 +332,28 @@ def _policy(count: Callable[["Comparison"], int], title: str) -> Column:
     )
 
 
+def _memory_part(accounting: str, part: str, title: str) -> Column:
+    """Make a column of a part of the memory; published sizes are not repeated as ours."""
+    memory = _memory(accounting)
+
+    def column(facts: Facts) -> float | None:
+        parts = memory(facts) if facts.sizes is None or part == "batch_norm" else None
+        return None if parts is None else to_unit(parts[part], "kB")
+
+    return Column(title, "kB", 2, False, column)
+
+
+def _memory_total(accounting: str, title: str) -> Column:
+    """Make a column of the whole memory."""
+    memory = _memory(accounting)
+
+    def column(facts: Facts) -> float | None:
+        parts = memory(facts)
+        return None if parts is None else to_unit(sum(parts.values()), "MB")
+
+    return Column(title, "MB", 2, False, column)
+
+
 COLUMNS: dict[str, Column] = {
     "top1_pct": Column("top-1", "%", 2, True, lambda f: f.epoch.test_top1_pct if f.epoch else None),
     "best_top1_pct": Column(
@@ -294,6 +365,9 @@ COLUMNS: dict[str, Column] = {
     ),
     "val_top1_pct": Column(
         "held-out top-1", "%", 2, True, lambda f: f.epoch.val_top1_pct if f.epoch else None
+    ),
+    "agreement_pct": Column(
+        "agreement with float", "%", 2, True, lambda f: f.epoch.agreement_pct if f.epoch else None
     ),
     "total_density": Column(
         "total AD", "1", 3, True, lambda f: f.epoch.total_density if f.epoch else None
@@ -329,6 +403,13 @@ COLUMNS: dict[str, Column] = {
     "weights_mib": Column("weights", "MiB", 2, False, _weights_in("MiB")),
     "weights_mb": Column("weights", "MB", 2, False, _weights_in("MB")),
     "weight_compression": Column("weight compression", "x", 2, False, _cost(_compression)),
+    "act_kb": _memory_part("edge", "activations", "activations"),
+    "act_max_kb": _memory_part("edge_largest", "activations", "largest activation"),
+    "weight_kb": _memory_part("edge", "weights", "weights and biases"),
+    "bn_kb": _memory_part("edge", "batch_norm", "batch norm"),
+    "total_mb": _memory_total("edge", "total"),
+    "total_both_bn_mb": _memory_total("edge_both_bn", "total, both BN numbers"),
+    "total_largest_mb": _memory_total("edge_largest", "total, both BN numbers, largest activation"),
     "policy": _policy(lambda found: found.both, "policy"),
     "policy_weights": _policy(lambda found: found.weight, "policy, weights"),
     "policy_acts": _policy(lambda found: found.act, "policy, activations"),

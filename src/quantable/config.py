@@ -76,7 +76,7 @@ class OptimizerConfig(_Open):
 
 
 class RecipeConfig(_Strict):
-    """What the training loop does."""
+    """What the training loop does; with 0 epochs nothing is trained."""
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
@@ -84,8 +84,8 @@ class RecipeConfig(_Strict):
     precision: Literal["32-true", "bf16-mixed"]
     compile: bool
     channels_last: bool
-    optimizer: OptimizerConfig
-    schedule: dict[str, Any]
+    optimizer: OptimizerConfig | None
+    schedule: dict[str, Any] | None
 
 
 class BudgetConfig(_Strict):

@@ -13,7 +13,7 @@ class LayerShape:
 
     ``macs``: multiply-accumulates (one MAC is one operation, not two); ``weights``: weight
     elements, biases not counted; ``inputs``: input activation elements; ``kind``: convolution or
-    linear.
+    linear; ``bias``: bias elements.
     """
 
     name: str
@@ -21,6 +21,7 @@ class LayerShape:
     weights: int
     inputs: int
     kind: Literal["conv", "linear"] = "conv"
+    bias: int = 0
 
 
 @dataclass(frozen=True)

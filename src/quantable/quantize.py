@@ -93,11 +93,16 @@ class Quantize(pl.Callback):
             _set_width(self.act_quantizers, name, width.act)
         _check_ties(self.ties, self.bits)
 
+    def factory_of_weight(self, layer: nn.Module) -> Factory:
+        """What makes the weight quantizer of ``layer``: the same for every kind of layer."""
+        return self.weight
+
     def _quantize_layer(self, name: str, layer: nn.Module, bits: Bits, *, signed: bool) -> None:
         channels_out, channels_in = _channels(layer)
         device = cast(Tensor, layer.weight).device
         if bits.weight != FLOAT_BITS:
-            quantizer = self.weight(bits=bits.weight, signed=True, channels=channels_out)
+            factory = self.factory_of_weight(layer)
+            quantizer = factory(bits=bits.weight, signed=True, channels=channels_out)
             self.weight_quantizers[name] = quantizer.to(device)
             # unsafe: otherwise registering computes the weight once, which sets learned steps
             parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)

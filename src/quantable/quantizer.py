@@ -1,13 +1,13 @@
 """What the quantizers of all methods share: bit-width, axes, saved state, float32 arithmetic."""
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantable import grid
 from quantable.names import UserError
+from quantable.ste import Rounding, round_ste
 
 
 class Quantizer(nn.Module, ABC):
@@ -16,6 +16,7 @@ class Quantizer(nn.Module, ABC):
     ``bits``: 1 to 16. ``signed``: whether the tensor has values below 0. ``batched``: dimension 0
     is the batch (an activation), otherwise the tensor is a weight. ``per_channel``: one range or
     step for each of ``channels`` channels: dimension 0 of a weight and 1 of an activation.
+    ``rounding``: rounds to levels, with a gradient of its own (``quantable.ste.rounding``).
 
     ``bits`` may be assigned during training. It and ``initialized`` (the first training batch was
     seen) are part of the ``state_dict``; they are plain values, so that reading them neither waits
@@ -30,8 +31,10 @@ class Quantizer(nn.Module, ABC):
         batched: bool,
         per_channel: bool = False,
         channels: int | None = None,
+        rounding: Rounding = round_ste,
     ) -> None:
         super().__init__()
+        self.rounding = rounding
         self.bits = bits
         self.signed = signed
         self.batched = batched
@@ -76,14 +79,15 @@ class Quantizer(nn.Module, ABC):
             return statistic
         return statistic.view([-1 if dim == int(self.batched) else 1 for dim in range(x.dim())])
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Plain values for the checkpoint."""
-        return {"bits": self.bits, "initialized": self.initialized}
+    def get_extra_state(self) -> Tensor:
+        """Bits and whether initialized, (2,): a tensor, as torch.jit takes nothing else."""
+        return torch.tensor([self.bits, self.initialized])
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Restore what ``get_extra_state`` returned."""
-        self._bits = grid.check(state["bits"])
-        self.initialized = state["initialized"]
+        bits, initialized = state.tolist()
+        self._bits = grid.check(bits)
+        self.initialized = bool(initialized)
 
     def extra_repr(self) -> str:
         """The line that ``print(network)`` shows."""

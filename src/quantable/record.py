@@ -24,22 +24,30 @@ class Epoch(_Part):
 
     epoch: int
     phase: int
-    learning_rate: float
-    train_loss: float
-    train_top1_pct: float
-    val_top1_pct: float
+    learning_rate: float | None = None  # this and the next two are null where nothing was trained
+    train_loss: float | None = None
+    train_top1_pct: float | None = None
+    val_top1_pct: float | None = None  # null where the set has no held-out images
     test_top1_pct: float
     test_loss: float
+    agreement_pct: float | None = None  # test images with the class that the teacher predicts
     seconds: float
     total_density: float | None = None
     density: dict[str, float] | None = None  # share of non-zero activations behind each layer
     miscounted: int | None = None  # activations counted wrongly in the epoch's first batch
     bits: dict[str, tuple[int, int]] | None = None  # only where they change during training
+    weight_kb: float | None = None  # with them, by the method's own accounting; of its channels
+    act_kb: float | None = None  # with bits of their own the mean counts, `bits` has the widest
     training_complexity: float | None = None  # of the epochs so far
+
+    @property
+    def held_out_pct(self) -> float:
+        """Held-out top-1 to compare epochs by; where there are no such images, all are alike."""
+        return self.val_top1_pct or 0.0
 
 
 class Phase(_Part):
-    """A stretch of epochs with one set of bit-widths."""
+    """A stretch of epochs with one set of bit-widths; of none where nothing was trained."""
 
     index: int
     first_epoch: int

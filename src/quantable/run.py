@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from quantable.build import Built, build, fit, loading_of, part_of, trainer_of, weight_decay
-from quantable.classifier import Classifier, Evaluate, Keep, Tell, save
+from quantable.calibrate import calibrate
+from quantable.classifier import SPLITS, Classifier, Evaluate, Keep, Tell, measured, save
 from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
 from quantable.config import ROOT, portable
 from quantable.data.images import Images
@@ -33,6 +35,8 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     built = build(config, store, variant)
     if config["search"] is not None:
         return _searched(cell, built, folder, tell)
+    if config["recipe"]["epochs"] == 0:
+        return _post_training(cell, built, store, variant)
     net, quantize, recipe = built.net, built.quantize, config["recipe"]
     module = Classifier(
         net,
@@ -42,8 +46,8 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
         epochs=recipe["epochs"],
         weight_decay=weight_decay(recipe, quantize),
     )
-    if config["teacher"] is not None:
-        module.teach(_teacher(config, store, variant))
+    if (teacher := _teacher(config, store, variant)) is not None:
+        module.teach(teacher)
     commit, clean = _commit()
     keep = Keep(
         folder / "last.ckpt",
@@ -64,27 +68,58 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     trainer.callbacks.extend(callback for callback in ordered if callback is not None)  # type: ignore[attr-defined]
     fit(trainer, module, built.images.train_batches(seed=cell.seed, **loading))
     save(net.state_dict(), store.weights(cell_name(cell.signature, variant)))
-    return _record(cell, built, module, keep, device)
+    origin, seconds = (keep.commit, keep.clean), keep.total_seconds()
+    provenance = _provenance(cell, origin, device, seconds, keep.resumed)
+    return _record(cell, built, module.history, module.networks, provenance)
 
 
-def _teacher(config: dict[str, Any], store: Store, variant: str) -> nn.Module:
-    """The float network whose outputs are learned, in evaluation mode."""
+def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Record:
+    """Evaluate without training; a quantized network is calibrated on the training images before.
+
+    The teacher, where there is one, is only compared with.
+    """
+    began, origin = time.perf_counter(), _commit()
+    config, net, images = dict(cell.config), built.net, built.images
+    device = trainer_of(config).strategy.root_device
+    loading = loading_of(config, device)
+    net.to(device)
+    if built.quantize is not None:
+        calibrate(net, images.eval_batches("train", **loading))
+    present = [split for split in SPLITS if images.sizes[split]]
+    batches = {split: images.eval_batches(split, **loading) for split in present}
+    line = measured(net, images, batches, _teacher(config, store, variant))
+    save(net.state_dict(), store.weights(cell_name(cell.signature, variant)))
+    seconds = time.perf_counter() - began
+    history = [{"epoch": 0, "phase": 0, "seconds": seconds} | line]
+    return _record(cell, built, history, (), _provenance(cell, origin, device, seconds, resumed=0))
+
+
+def _teacher(config: dict[str, Any], store: Store, variant: str) -> nn.Module | None:
+    """The float network to learn from and to compare with, in evaluation mode."""
+    if config["teacher"] is None:
+        return None
     net: nn.Module = part_of(config, "model.net")
     load_plain(net, final_weights(store.weights(cell_name(config["teacher"], variant)), "teacher"))
     return net.eval().requires_grad_(False)
 
 
 def _record(
-    cell: Cell, built: Built, module: Classifier, keep: Keep, device: torch.device
+    cell: Cell,
+    built: Built,
+    lines: Sequence[Mapping[str, Any]],
+    networks: Sequence[Mapping[str, Any]],
+    provenance: Provenance,
 ) -> Record:
+    """Record of a run with the history ``lines``; ``networks`` as ``_phases`` has them."""
     shapes, quantize = built.shapes, built.quantize
-    history = [Epoch.model_validate(line) for line in module.history]
+    history = [Epoch.model_validate(line) for line in lines]
     fixed = quantize.bits if quantize else uniform(shapes, FLOAT_BITS)
     widths = {name: (b.weight, b.act) for name, b in fixed.items()}
-    phases = _phases(history, widths, module.networks)
+    phases = _phases(history, widths, networks)
     hardware = hardware_of(cell.config)
-    _add_complexity(history, phases, shapes, hardware, cell.config["recipe"]["epochs"])
-    best = max(history, key=lambda epoch: epoch.val_top1_pct)
+    if baseline_epochs := cell.config["recipe"]["epochs"]:
+        _add_complexity(history, phases, shapes, hardware, baseline_epochs)
+    best = max(history, key=lambda epoch: epoch.held_out_pct)
     facts = Facts(shapes, phases[-1].bit_map, hardware, phase=phases[-1])
     return Record(
         **_identity(cell),
@@ -93,9 +128,7 @@ def _record(
         phases=phases,
         costs={name: column.value(facts) for name, column in COLUMNS.items() if not column.trained},
         history=history,
-        provenance=_provenance(
-            cell, (keep.commit, keep.clean), device, keep.total_seconds(), keep.resumed
-        ),
+        provenance=provenance,
     )
 
 
@@ -143,7 +176,8 @@ def _data(images: Images, *, loaded: bool = True) -> DataFacts:
 
 def _metrics(epoch: Epoch) -> dict[str, float]:
     names = ("epoch", "test_top1_pct", "val_top1_pct", "test_loss", "train_loss")
-    return {name: getattr(epoch, name) for name in names}
+    known = {name: getattr(epoch, name) for name in names}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _phases(
@@ -162,7 +196,7 @@ def _phases(
             size = {name: value for one in sizes for name, value in one.items() if name != "phase"}
             place = {"index": epoch.phase, "first_epoch": epoch.epoch, "epochs": 0}
             phases.append(Phase.model_validate(place | {"bits": epoch.bits or fixed} | size))
-        phases[-1].epochs += 1
+        phases[-1].epochs += int(epoch.train_loss is not None)  # a line may be of no training
     return phases
 
 

@@ -82,7 +82,7 @@ def load_quantizers(quantize: Quantize, state: Mapping[str, Any]) -> None:
                 if key.startswith(prefix)
             }
             if own.keys() == quantizer.state_dict().keys() and (
-                own["_extra_state"]["bits"] == quantizer.bits
+                own["_extra_state"][0] == quantizer.bits
             ):
                 quantizer.load_state_dict(own)
 

@@ -1,13 +1,14 @@
 """Traced layer shapes kept as data, one JSON file per network and input size: no torch needed.
 
 The files in ``PACKAGED`` are written by ``tools/make_shapes.py`` and checked against the networks
-by a test; a run adds the shapes of other networks to its store.
+by a test; a run adds the shapes of other networks to its store. A file is the list of layers, or
+an object with that list and the channels of all batch norms, which are no layer's.
 """
 
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,14 @@ from quantable.layers import LayerShape
 from quantable.names import UserError
 
 PACKAGED = Path(__file__).parent / "shapes"
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What one file holds."""
+
+    layers: list[LayerShape]
+    batch_norm_channels: int | None = None
 
 
 def shape_key(model: Mapping[str, Any], input_size: Sequence[int]) -> str:
@@ -38,21 +47,28 @@ def shape_key(model: Mapping[str, Any], input_size: Sequence[int]) -> str:
 
 def read_shapes(key: str, folders: Iterable[Path]) -> list[LayerShape] | None:
     """Shapes kept under ``key`` in the first folder that has them, in execution order, or None."""
-    for folder in folders:
-        path = _path(key, folder)
-        if path.is_file():
-            return _parse(path)
-    return None
+    network = _read(key, folders)
+    return None if network is None else network.layers
 
 
-def write_shapes(key: str, shapes: Sequence[LayerShape], folder: Path) -> Path:
+def read_batch_norm_channels(key: str, folders: Iterable[Path]) -> int | None:
+    """Channels of all batch norms of the network kept under ``key``, or None where unknown."""
+    network = _read(key, folders)
+    return None if network is None else network.batch_norm_channels
+
+
+def write_shapes(
+    key: str, shapes: Sequence[LayerShape], folder: Path, *, batch_norm_channels: int | None = None
+) -> Path:
     """Keep ``shapes`` under ``key`` in ``folder``: the whole file appears at once, by rename."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(key, folder)
-    lines = ",\n".join(json.dumps(asdict(shape)) for shape in shapes)  # one layer, one line
+    text = "[\n" + ",\n".join(_line(shape) for shape in shapes) + "\n]"  # one layer, one line
+    if batch_norm_channels is not None:
+        text = f'{{"batch_norm_channels": {batch_norm_channels}, "layers": {text}}}'
     unfinished = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        unfinished.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        unfinished.write_text(f"{text}\n", encoding="utf-8")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -63,10 +79,26 @@ def _path(key: str, folder: Path) -> Path:
     return folder / f"{key}.json"
 
 
-def _parse(path: Path) -> list[LayerShape]:
+def _line(shape: LayerShape) -> str:
+    """One layer as JSON; most have no bias, and none is written then."""
+    return json.dumps(
+        {key: value for key, value in asdict(shape).items() if key != "bias" or value}
+    )
+
+
+def _read(key: str, folders: Iterable[Path]) -> _Network | None:
+    path = next((path for folder in folders if (path := _path(key, folder)).is_file()), None)
+    return None if path is None else _parse(path)
+
+
+def _parse(path: Path) -> _Network:
     try:
-        return [LayerShape(**layer) for layer in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, list):
+            content = {"layers": content}
+        layers = [LayerShape(**layer) for layer in content.pop("layers")]
+        return _Network(layers, **content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: not a list of layer shapes ({error}); delete the file to trace them again."
         ) from error

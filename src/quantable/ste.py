@@ -1,12 +1,23 @@
-"""Straight-through gradients: the only file with a gradient that is not the function's own.
+r"""Straight-through gradients: the only file with a gradient that is not the function's own.
 
-Source: Bengio et al., 2013, arXiv:1308.3432.
+Source: Bengio et al., 2013, arXiv:1308.3432; the other gradients of rounding as compared by
+Schaefer et al., WACV 2024, arXiv:2206.07741. They turn a gradient :math:`g` of the rounded
+value into :math:`g (1 + \delta f)`, where :math:`f` depends on the rounding error and on
+:math:`\mathrm{sign}(g)`, or is noise.
 """
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from quantable.names import UserError, unknown
+
+Rounding = Callable[[Tensor], Tensor]
+"""Rounds half to even; only the gradient differs between two of these."""
 
 
 def straight_through(value: Tensor, grad_of: Tensor) -> Tensor:
@@ -34,6 +45,47 @@ def round_ste(x: Tensor) -> Tensor:
     return straight_through(x.detach().round(), grad_of=x)
 
 
+def rounding(name: str, delta: float) -> Rounding:
+    """Rounding with one of eight gradients, of which ``delta`` is the strength (>= 0).
+
+    ``ste``, ``gaussian``, ``uniform``, ``psgd``, ``ewgs``, ``acos``, ``tanh`` or ``invtanh``. The
+    two with noise draw from torch's default generator in each backward pass.
+
+    >>> u = torch.tensor(1.25, requires_grad=True)
+    >>> (3 * rounding("ewgs", delta=0.1)(u)).backward()
+    >>> round(u.grad.item(), 6)
+    3.075
+    """
+    if name not in ROUNDINGS:
+        raise unknown("rounding", name, ROUNDINGS, "rounding.name")
+    if not 0 <= delta < math.inf:
+        raise UserError(f"rounding.delta={delta}: the strength is a number from 0 on")
+    return round_ste if name == "ste" else _Rounded(ROUNDINGS[name], delta)
+
+
+def rounding_gradient(rounding: Rounding, u: Tensor, grad: Tensor) -> Tensor:
+    """What ``rounding`` makes of the gradient ``grad`` at ``u``, for backward passes of their own.
+
+    >>> u, grad = torch.tensor([1.25]), torch.tensor([3.0])
+    >>> rounding_gradient(rounding("psgd", delta=0.1), u, grad)
+    tensor([3.0750])
+    """
+    if not isinstance(rounding, _Rounded):
+        return grad
+    return torch.add(grad, rounding.change(u - u.round(), grad), alpha=rounding.delta)
+
+
+def gradient_side(x: Tensor, low: Tensor, scale: Tensor, rounding: Rounding) -> Tensor:
+    """``x`` for ``grad_of``, where the value is ``x`` rounded to a level ``low + k * scale``.
+
+    The gradient is that of ``rounding`` in units of ``scale``; ``low`` and ``scale`` get none.
+    """
+    if rounding is round_ste:
+        return x
+    low, scale = low.detach(), scale.detach()
+    return rounding((x - low) / scale) * scale + low
+
+
 def sign_ste(x: Tensor) -> Tensor:
     """+1 where ``x >= 0``, else -1; the gradient is that of the identity.
 
@@ -46,6 +98,50 @@ def sign_ste(x: Tensor) -> Tensor:
 def sign(x: Tensor) -> Tensor:
     """+1 where ``x >= 0``, else -1, in the dtype of ``x``. No gradient."""
     return x.ge(0).to(x.dtype).mul_(2).sub_(1)
+
+
+Change = Callable[[Tensor, Tensor], Tensor]  # rounding error in [-0.5, 0.5], g -> g f
+
+ROUNDINGS: Mapping[str, Change] = {
+    "ste": lambda error, grad: torch.zeros_like(error),
+    "gaussian": lambda error, grad: grad * torch.randn_like(error),
+    "uniform": lambda error, grad: grad * (torch.rand_like(error) - 0.5),
+    "psgd": lambda error, grad: grad * error.abs(),
+    "ewgs": lambda error, grad: grad.abs() * error,
+    "acos": lambda error, grad: grad * torch.sin(math.pi * error) / 2,
+    "tanh": lambda error, grad: grad.abs() * torch.tanh(4 * error) / 2,
+    "invtanh": lambda error, grad: grad.abs() * _atanh(1.9 * error) / (2 * math.atanh(0.95)),
+}
+
+
+def _atanh(x: Tensor) -> Tensor:
+    """The same as ``torch.atanh``, in half its time on a CPU."""
+    return (torch.log1p(x) - torch.log1p(-x)) / 2
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A rounding whose gradient is not straight through."""
+
+    change: Change
+    delta: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        result: Tensor = _Round.apply(x, self)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rounding: _Rounded) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(x)
+        ctx.rounding = rounding
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (x,) = ctx.saved_tensors
+        return rounding_gradient(ctx.rounding, x, grad), None
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from quantable.bits_file import BitsFile
-from quantable.columns import COLUMNS, hardware_of
+from quantable.columns import COLUMNS, SIZES, hardware_of
 from quantable.config import CONF, MACHINE, belongs, compose_run, signature
 from quantable.layers import MAX_BITS, LayerShape
 from quantable.names import UserError, unknown
+from quantable.points import read_points
 from quantable.record import Record
 from quantable.search.choose import COSTS, choose
-from quantable.shapes import PACKAGED, read_shapes, shape_key
+from quantable.shapes import PACKAGED, read_batch_norm_channels, read_shapes, shape_key
 from quantable.store import Store
 
 TABLES = CONF / "table"
@@ -30,7 +31,8 @@ SINGLE = "single"  # id of the table that stands for a run without one
 BUDGETS = ("paper", "gpu", "cpu", "smoke")  # from the largest to the smallest
 
 Budget = Literal["paper", "gpu", "cpu", "smoke"]
-Confidence = Literal["published", "proved", "recollected", "derived"]
+# doubtful: published, and known to be unfit for a verdict
+Confidence = Literal["published", "proved", "recollected", "derived", "doubtful"]
 Width = Annotated[int, Field(strict=True, ge=1, le=MAX_BITS)]
 
 
@@ -39,9 +41,14 @@ class _Strict(BaseModel):
 
 
 class Published(_Strict):
-    """A number of the paper, or why there is none."""
+    """A number of the paper, or why there is none.
+
+    ``std`` and ``n``: standard deviation as the paper gives it, and number of runs, of a mean.
+    """
 
     value: float | None
+    std: float | None = None
+    n: int | None = None
     source: str | None = None
     confidence: Confidence | None = None
     reason: str | None = None
@@ -52,11 +59,13 @@ class Published(_Strict):
             raise ValueError("a null value needs its reason")
         if self.value is not None and not (self.source and self.confidence):
             raise ValueError("a value needs source and confidence")
+        if self.confidence == "doubtful" and not self.reason:
+            raise ValueError("a doubtful value needs its reason")
         return self
 
     @property
     def counts(self) -> bool:
-        """Whether a verdict may rest on it: recollected and derived numbers are hints only."""
+        """Whether a verdict may rest on it: any other number is a hint only."""
         return self.value is not None and self.confidence in ("published", "proved")
 
 
@@ -120,7 +129,7 @@ class Row(_Strict):
     overrides: tuple[str, ...] | None = None
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)  # after the table's own
     start: str | None = None  # the row whose final weights this one's run begins with
-    teacher: str | None = None  # the row whose network's outputs this one's run also learns
+    teacher: str | None = None  # the row whose network this one's learns from, and is compared with
     chosen: Chosen | None = None  # bit-widths that another row's search finds
     policy: Policy | None = None  # the row's bits are published, and the table's program is solved
     cell: str | None = None
@@ -128,6 +137,7 @@ class Row(_Strict):
     reference: str | None = None  # with phase final: the row whose held-out accuracy is the measure
     cost_bits: int | None = Field(default=None, ge=1, le=16)  # cost every layer at this width
     bits: tuple[Width, ...] | None = None  # the paper's, layer by layer; costs a row without a run
+    sizes: Literal["published"] | None = None  # totals follow from the published act_kb, weight_kb
     train: bool = True  # false: only arithmetic, or a run that another table trains
     reason: str | None = None  # shown where a number is missing
     published: dict[str, Published] = Field(default_factory=dict)
@@ -140,9 +150,17 @@ class Row(_Strict):
             raise ValueError("start, teacher and chosen belong to the row whose run this one shows")
         if (self.phase == "final") != (self.reference is not None):
             raise ValueError("phase: final and reference go together")
-        if self.cost_bits is not None and self.bits is not None:
-            raise ValueError("give at most one of cost_bits and bits")
+        if sum(given is not None for given in (self.cost_bits, self.bits, self.sizes)) > 1:
+            raise ValueError("give at most one of cost_bits, bits and sizes")
+        if self.sizes is not None and not self.published_sizes.keys() >= {"act_kb", "weight_kb"}:
+            raise ValueError("sizes: published needs published act_kb and weight_kb")
         return self
+
+    @property
+    def published_sizes(self) -> dict[str, float]:
+        """The paper's sizes, by column."""
+        known = {name: self.published[name].value for name in SIZES if name in self.published}
+        return {name: value for name, value in known.items() if value is not None}
 
     @property
     def needs(self) -> list[str]:
@@ -204,6 +222,7 @@ class Table(_Strict):
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)
     columns: dict[str, Tolerance | None]
     rows: dict[str, Row]
+    points: str | None = None  # published points, a row each below the others: conf/points
     program: str | None = None  # published integer program: conf/program; its MACs are counted
     baseline: str | None = None  # the row whose run others are costed against, seed by seed
     final_within_pp: dict[Literal["full", "cpu"], float] | None = None
@@ -291,7 +310,7 @@ def load_table(name: str) -> Table:
 def read_table(path: Path) -> Table:
     """Read and check one table file."""
     try:
-        table = Table.model_validate(yaml.safe_load(path.read_text()))
+        table = Table.model_validate(_with_points(yaml.safe_load(path.read_text()), path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
     except ValidationError as error:
@@ -299,6 +318,14 @@ def read_table(path: Path) -> Table:
     if table.id != path.stem:
         raise UserError(f"{path}: id: '{table.id}' is not the file's name, {path.stem}")
     return table
+
+
+def _with_points(content: object, path: Path) -> object:
+    """The file's content, with a row for each published point that it names."""
+    if not isinstance(content, dict) or not isinstance(content.get("points"), str):
+        return content
+    rows = read_points(content["points"], str(path)).rows()
+    return content | {"rows": {**(content.get("rows") or {}), **rows}}
 
 
 def _worded(path: Path, fault: ErrorDetails) -> str:
@@ -415,6 +442,11 @@ class Asked:
         """Layer shapes of a config's network, packaged or traced by an earlier run."""
         key = shape_key(config["model"], config["data"]["input_size"])
         return read_shapes(key, [PACKAGED, *(store.shapes for store in self.stores)])
+
+    def batch_norm_channels(self, config: Mapping[str, Any]) -> int | None:
+        """Channels of all batch norms of a config's network, where they are packaged."""
+        key = shape_key(config["model"], config["data"]["input_size"])
+        return read_batch_norm_channels(key, [PACKAGED])
 
     def chosen_rows(self, table: Table) -> list[str]:
         """Rows the user asked for, in the table's order; an unknown one is an error."""

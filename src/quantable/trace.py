@@ -79,7 +79,7 @@ def layer_shapes(network: nn.Module, input_size: tuple[int, int, int]) -> list[L
     a counted layer that does not run, or a convolution or matrix product outside counted layers.
 
     >>> layer_shapes(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, bias=False)), (3, 9, 9))
-    [LayerShape(name='0', macs=3456, weights=216, inputs=243, kind='conv')]
+    [LayerShape(name='0', macs=3456, weights=216, inputs=243, kind='conv', bias=0)]
     """
     layers = counted_layers(network)
     calls: dict[str, list[tuple[int, int]]] = {}  # name -> (output, input elements) of each call
@@ -91,6 +91,15 @@ def layer_shapes(network: nn.Module, input_size: tuple[int, int, int]) -> list[L
         _evaluate(network, _probe(network, input_size, batch=1))
     _check_all_ran(layers, calls)
     return [_shape(name, layers[name], runs) for name, runs in calls.items()]
+
+
+def batch_norm_channels(network: nn.Module) -> int:
+    """Channels of all batch norms together; each has a scale, a shift, a mean and a variance.
+
+    >>> batch_norm_channels(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    8
+    """
+    return sum(norm.num_features for norm in network.modules() if isinstance(norm, _BatchNorm))
 
 
 def signed_inputs(network: nn.Module, input_size: tuple[int, int, int]) -> set[str]:
@@ -312,6 +321,7 @@ def _check_all_ran(layers: Mapping[str, nn.Module], ran: Collection[str]) -> Non
 
 def _shape(name: str, layer: nn.Module, runs: Sequence[tuple[int, int]]) -> LayerShape:
     weight = cast(Tensor, layer.weight)  # (c_out, c_in / groups, k_h, k_w) or (c_out, c_in)
+    bias = cast(Tensor | None, layer.bias)
     outputs = sum(out for out, _ in runs)
     return LayerShape(
         name,
@@ -319,6 +329,7 @@ def _shape(name: str, layer: nn.Module, runs: Sequence[tuple[int, int]]) -> Laye
         weights=weight.numel(),
         inputs=sum(inputs for _, inputs in runs),
         kind="conv" if isinstance(layer, nn.Conv2d) else "linear",
+        bias=0 if bias is None else bias.numel(),
     )
 
 

@@ -3,9 +3,10 @@
 import pytest
 from hand_shapes import resnet18, uniform, vgg19
 
-from quantable.cost.memory import activation_bytes, to_unit, weight_bytes
+from quantable.cost.memory import activation_bytes, memory_bytes, to_unit, weight_bytes
 from quantable.layers import Bits, LayerShape
 from quantable.names import UserError
+from quantable.shapes import PACKAGED, read_batch_norm_channels, read_shapes
 
 LAYERS = [
     LayerShape("first", macs=1, weights=80, inputs=24),
@@ -67,3 +68,63 @@ def test_wrong_words_and_widths_are_named() -> None:
         weight_bytes(LAYERS, {"inner": Bits(2, 2)}, ends_bits=8, count_linear=True)
     with pytest.raises(UserError, match="bits=0"):
         weight_bytes(LAYERS, BITS, ends_bits=0, count_linear=True)
+    with pytest.raises(UserError, match=r"unknown accounting 'edg'. Nearest: edge"):
+        memory_bytes(LAYERS, BITS, batch_norm_channels=0, accounting="edg")
+
+
+# Schaefer et al., WACV 2024: activation elements, layers, the largest, weights with biases, batch
+# norm channels, as the authors' sizes imply them. Traced from the real networks (test_shapes).
+EDGE = {
+    "timm-classes=1000-in_channels=3-name=tf_efficientnet_lite0.in1k-3x224x224": (
+        (6_676_256, 49, 1_204_224, 4_609_992, 21_008)
+    ),
+    "timm-classes=1000-in_channels=3-name=mobilenetv2_100.ra_in1k-3x224x224": (
+        (6_616_672, 52, 1_204_224, 3_470_760, 17_056)
+    ),
+    "sqnxt23_w2-classes=1000-in_channels=3-3x224x224": (
+        (7_141_856, 111, 387_200, 2_560_648, 11_552)  # 21 blocks of 5, 4 shortcuts, head, fc
+    ),
+    "timm-classes=1000-in_channels=3-name=resnet18.tv_in1k-3x224x224": (
+        (2_032_640, 20, 200_704, 11_679_912, 4_800)
+    ),
+}
+
+
+@pytest.mark.parametrize(("key", "counts"), EDGE.items(), ids=lambda x: x if type(x) is str else "")
+def test_edge_networks_have_the_papers_counts(key: str, counts: tuple[int, ...]) -> None:
+    activations, tensors, largest, weights, channels = counts
+    layers = read_shapes(key, [PACKAGED])
+    found = read_batch_norm_channels(key, [PACKAGED])
+    assert layers is not None
+    assert (len(layers) - 1, found) == (tensors, channels)
+    for bits in (4, 8):
+        paper, both, one = (
+            memory_bytes(layers, uniform(layers, bits), batch_norm_channels=found, accounting=name)
+            for name in ("edge", "edge_both_bn", "edge_largest")
+        )
+        assert paper["activations"] == both["activations"] == activations * bits / 8
+        assert one["activations"] == largest * bits / 8
+        assert paper["weights"] == both["weights"] == one["weights"] == weights * bits / 8
+        assert both["batch_norm"] == one["batch_norm"] == 2 * paper["batch_norm"] == 8 * channels
+
+
+def test_uniform_4_bit_lite0_has_the_papers_kilobytes() -> None:
+    key = next(iter(EDGE))
+    layers, channels = read_shapes(key, [PACKAGED]), read_batch_norm_channels(key, [PACKAGED])
+    assert layers is not None
+    assert channels is not None
+    parts = memory_bytes(
+        layers, uniform(layers, 4), batch_norm_channels=channels, accounting="edge"
+    )
+    assert to_unit(parts["activations"], "kB") == pytest.approx(3338.128)
+    assert to_unit(parts["weights"], "kB") == pytest.approx(2304.996)
+    assert to_unit(parts["batch_norm"], "kB") == pytest.approx(84.032)
+
+
+def test_the_first_layers_input_and_biases_count_where_asked() -> None:
+    first = activation_bytes(LAYERS, BITS, reduction="sum", count_linear=True, count_first=False)
+    assert first == 80 + 4
+    layers = [*LAYERS[:2], LayerShape("fc", macs=1, weights=40, inputs=16, kind="linear", bias=10)]
+    asked = {"ends_bits": None, "count_linear": True}
+    assert weight_bytes(layers, BITS, **asked, count_bias=True) == 40 + 200 + 20 + 5
+    assert weight_bytes(layers, BITS, **asked) == 40 + 200 + 20

@@ -54,6 +54,24 @@ def test_sample_is_normalized_and_nothing_else(tmp_path, streamed) -> None:
         data.eval_batches("val", 1, "cpu")
 
 
+def test_a_sample_gives_calibration_images_away(tmp_path, streamed) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), np.uint8)
+    items = [file_bytes(crop, "PNG") for crop in crops]
+    write_parquet(tmp_path / "sample.parquet", items, [0, 1, 0, 1, 1], image="image")
+    data = streamed(tmp_path, train_images=2)
+    assert data.sizes == {"train": 2, "val": 0, "test": 3}
+    apart, left = (rows(data.eval_batches(split, 2, "cpu")) for split in ("train", "test"))
+    assert sorted(apart + left) == list(range(5))
+    assert left == sorted(left)
+    assert streamed(tmp_path, train_images=2, test_images=1).sizes["test"] == 1
+    x, _ = next(iter(data.eval_batches("train", 2, "cpu")))
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = ((crops[apart] / 255 - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(x.numpy(), expected, atol=1e-5)
+    with pytest.raises(UserError, match=r"data\.train_images=5: 1 to 4 images can be used"):
+        streamed(tmp_path, train_images=5).load()
+
+
 @pytest.mark.parametrize("write", [class_folders, parquet_set], ids=["folders", "parquet"])
 def test_epochs_are_a_function_of_seed_and_epoch(tmp_path, pixels, labels, streamed, write) -> None:
     kw = {"row_group_size": 5} if write is parquet_set else {}

@@ -1,7 +1,7 @@
 """Bytes of a network's weights and activations; every convention of a paper is a keyword."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from quantable.cost.lookup import counted, with_bits
@@ -19,8 +19,9 @@ def weight_bytes(
     *,
     ends_bits: int | None,
     count_linear: bool,
+    count_bias: bool = False,
 ) -> float:
-    """Bytes of all weights: elements times bit-width over 8; no biases, scales or padding.
+    """Bytes of all weights: elements times bit-width over 8; no scales or padding.
 
     Args:
         layers: the network's layers, in network order.
@@ -28,6 +29,7 @@ def weight_bytes(
         ends_bits: width counted for the network's first and last layer whatever ``bits`` says;
             ``None`` takes ``bits`` for them too.
         count_linear: whether linear layers count. "Last" is meant before any is left out.
+        count_bias: whether biases count, at the width of their layer's weights.
 
     >>> conv = LayerShape("conv", macs=1000, weights=80, inputs=100)
     >>> weight_bytes([conv], {"conv": Bits(weight=2, act=4)}, ends_bits=None, count_linear=True)
@@ -40,7 +42,10 @@ def weight_bytes(
         for end in (*layers[:1], *layers[-1:]):
             widths[end.name] = replace(widths[end.name], weight=ends_bits)
     chosen = counted(layers, count_linear=count_linear)
-    return sum(layer.weights * widths[layer.name].weight for layer in chosen) / 8
+    bits_of_all = sum(
+        (layer.weights + count_bias * layer.bias) * widths[layer.name].weight for layer in chosen
+    )
+    return bits_of_all / 8
 
 
 def activation_bytes(
@@ -49,11 +54,13 @@ def activation_bytes(
     *,
     reduction: Literal["sum", "max"],
     count_linear: bool,
+    count_first: bool = True,
 ) -> float:
     """Bytes of the layers' input activations for one input: of all, or of the largest.
 
     A tensor that feeds two layers counts once for each. ``max`` is the largest single input, not
-    the peak of inputs and outputs held together.
+    the peak of inputs and outputs held together. Without ``count_first`` the network's first layer,
+    whose input is the image, does not count.
 
     >>> convs = [LayerShape("a", macs=900, weights=1, inputs=64), LayerShape("b", 100, 3, 16)]
     >>> bits = {"a": Bits(weight=8, act=4), "b": Bits(weight=8, act=2)}
@@ -64,9 +71,74 @@ def activation_bytes(
     """
     if reduction not in ("sum", "max"):
         raise unknown("reduction", reduction, ("sum", "max"), "activation_bytes")
-    chosen = counted(layers, count_linear=count_linear)
+    chosen = counted(layers if count_first else layers[1:], count_linear=count_linear)
     sizes = [layer.inputs * width.act / 8 for layer, width in with_bits(chosen, bits)]
     return sum(sizes) if reduction == "sum" else max(sizes, default=0.0)
+
+
+def batch_norm_bytes(channels: int, *, bytes_per_channel: int) -> float:
+    """Bytes of all batch norms; scale and shift in 32 bit each would be 8 for a channel.
+
+    >>> batch_norm_bytes(21_008, bytes_per_channel=4)
+    84032.0
+    """
+    return float(channels * bytes_per_channel)
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """What a network's memory is taken to be; weights count with all biases.
+
+    ``activations``: inputs of all layers but the first, summed, or the largest of them.
+    ``batch_norm_bytes_per_channel``: 4 is one 32-bit number for scale and shift together.
+    """
+
+    activations: Literal["sum", "max"]
+    batch_norm_bytes_per_channel: int
+
+
+# edge: Schaefer et al., WACV 2024. The others correct it: both numbers of a batch norm count; and
+# a network that runs layer by layer holds one activation at a time.
+ACCOUNTINGS: Mapping[str, Accounting] = {
+    "edge": Accounting("sum", 4),
+    "edge_both_bn": Accounting("sum", 8),
+    "edge_largest": Accounting("max", 8),
+}
+
+
+def memory_bytes(
+    layers: Sequence[LayerShape],
+    bits: Mapping[str, Bits],
+    *,
+    batch_norm_channels: int,
+    accounting: str,
+) -> dict[str, float]:
+    """Bytes for one input: parts ``activations``, ``weights`` and ``batch_norm``.
+
+    Args:
+        layers: the network's layers, in network order.
+        bits: bit-widths by layer name.
+        batch_norm_channels: of all batch norms together.
+        accounting: a name of ``ACCOUNTINGS``.
+
+    >>> first = LayerShape("first", macs=1, weights=20, inputs=48)
+    >>> head = LayerShape("fc", macs=1, weights=6, inputs=100, kind="linear", bias=2)
+    >>> bits = {"first": Bits(weight=4, act=8), "fc": Bits(weight=4, act=2)}
+    >>> memory_bytes([first, head], bits, batch_norm_channels=5, accounting="edge")
+    {'activations': 25.0, 'weights': 14.0, 'batch_norm': 20.0}
+    """
+    if accounting not in ACCOUNTINGS:
+        raise unknown("accounting", accounting, ACCOUNTINGS, "memory_bytes")
+    rule = ACCOUNTINGS[accounting]
+    return {
+        "activations": activation_bytes(
+            layers, bits, reduction=rule.activations, count_linear=True, count_first=False
+        ),
+        "weights": weight_bytes(layers, bits, ends_bits=None, count_linear=True, count_bias=True),
+        "batch_norm": batch_norm_bytes(
+            batch_norm_channels, bytes_per_channel=rule.batch_norm_bytes_per_channel
+        ),
+    }
 
 
 def to_unit(n_bytes: float, unit: Unit) -> float:

@@ -111,8 +111,9 @@ class StreamedImages(SetFacts):
     """ImageNet with the surface of ``Images``; its test images are the published validation set.
 
     ``tag``: full timm name of the weights (``resnet18.tv_in1k``): its preprocessing is used. A copy
-    that holds only ``sample*.parquet`` has test images alone, used as they are: cropped already.
-    With ``counts.train`` 0 a copy needs no training images.
+    that holds only ``sample*.parquet`` has test images, used as they are: cropped already; as many
+    as ``train_images`` says are taken out of them, to calibrate with. With ``counts.train`` 0 a
+    copy needs no training images.
     """
 
     tag: str
@@ -157,7 +158,7 @@ class StreamedImages(SetFacts):
         self, split: str, batch_size: int, seed: int | None, device: Device, channels_last: bool
     ) -> StreamedBatches:
         data = Decoded(
-            self._rows["test" if split == "test" else "train"],
+            self._rows["test" if split == "test" or self._test_only else "train"],
             self._transform(training=seed is not None),
         )
         return StreamedBatches(
@@ -183,8 +184,15 @@ class StreamedImages(SetFacts):
         source, rows = self.source, self._rows
         n_test = len(rows["test"].labels)
         if "train" not in rows:
-            test = rows_of_test(n_test, limit("test_images", source.test_images, n_test))
-            chosen = {"train": test[:0], "val": test[:0], "test": test}
+            test = rows_of_test(n_test, n_test)
+            apart = test[:0]
+            if self.variant == "sample" and source.train_images is not None:
+                wanted = limit("train_images", source.train_images, n_test - 1)
+                apart = rows_of_test(n_test, wanted)
+                test = np.setdiff1d(test, apart)
+            left = limit("test_images", source.test_images, len(test))
+            test = test[rows_of_test(len(test), left)]
+            chosen = {"train": apart, "val": test[:0], "test": test}
         else:
             chosen = choose(
                 len(rows["train"].labels),

@@ -15,20 +15,20 @@ from torch import Tensor
 
 from quantable.grid import intervals
 from quantable.quantizer import Quantizer
-from quantable.ste import round_ste, sign, straight_through
+from quantable.ste import Rounding, round_ste, sign, straight_through
 
 
-def quantize_unit(r: Tensor, bits: int) -> Tensor:
+def quantize_unit(r: Tensor, bits: int, rounding: Rounding = round_ste) -> Tensor:
     """Round ``r``, from 0 to 1, to ``2**bits`` even levels; the gradient is 1.
 
     >>> quantize_unit(torch.tensor([0.0, 0.4, 1.0]), bits=1)
     tensor([0., 0., 1.])
     """
     n = intervals(bits)
-    return round_ste(r * n) / n
+    return rounding(r * n) / n
 
 
-def dorefa_weight(w: Tensor, bits: int, dims: list[int]) -> Tensor:
+def dorefa_weight(w: Tensor, bits: int, dims: list[int], rounding: Rounding = round_ste) -> Tensor:
     """Weights from -1 to 1, or ``+-mean|w|`` at 1 bit; ``dims`` share one maximum.
 
     >>> dorefa_weight(torch.tensor([-2.0, 0.1, 2.0]), bits=2, dims=[0])
@@ -38,18 +38,18 @@ def dorefa_weight(w: Tensor, bits: int, dims: list[int]) -> Tensor:
         return straight_through(sign(w) * w.abs().mean(dims, keepdim=True).detach(), grad_of=w)
     t = w.tanh()
     peak = t.abs().amax(dims, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
-    return 2 * quantize_unit(t / (2 * peak) + 0.5, bits) - 1
+    return 2 * quantize_unit(t / (2 * peak) + 0.5, bits, rounding) - 1
 
 
-def dorefa_act(x: Tensor, bits: int, *, signed: bool) -> Tensor:
+def dorefa_act(x: Tensor, bits: int, *, signed: bool, rounding: Rounding = round_ste) -> Tensor:
     """Activations clipped to [0, 1]; signed ones to [-1, 1], on as many levels.
 
     >>> dorefa_act(torch.tensor([-0.3, 0.4, 7.0]), bits=2, signed=False)
     tensor([0.0000, 0.3333, 1.0000])
     """
     if not signed:
-        return quantize_unit(x.clamp(0, 1), bits)
-    return 2 * quantize_unit((x.clamp(-1, 1) + 1) / 2, bits) - 1
+        return quantize_unit(x.clamp(0, 1), bits, rounding)
+    return 2 * quantize_unit((x.clamp(-1, 1) + 1) / 2, bits, rounding) - 1
 
 
 class DoReFa(Quantizer):
@@ -62,5 +62,5 @@ class DoReFa(Quantizer):
     def fake_quantize(self, x: Tensor) -> Tensor:
         """``dorefa_act`` or ``dorefa_weight``."""
         if self.batched:
-            return dorefa_act(x, self.bits, signed=self.signed)
-        return dorefa_weight(x, self.bits, self.reduced(x))
+            return dorefa_act(x, self.bits, signed=self.signed, rounding=self.rounding)
+        return dorefa_weight(x, self.bits, self.reduced(x), self.rounding)

@@ -21,13 +21,20 @@ from torch import Tensor, nn
 from quantable.grid import BINARY, int_range
 from quantable.pieces import pieces
 from quantable.quantizer import Quantizer
-from quantable.ste import round_ste, sign, sign_ste, straight_through
+from quantable.ste import Rounding, round_ste, sign, sign_ste, straight_through
 
 MIN_STEP = 1e-8
 """The step is not used below this: an all-zero first batch or the optimizer cannot make it 0."""
 
 
-def lsq(v: Tensor, step: Tensor, q_min: int, q_max: int, grad_scale: float = 1.0) -> Tensor:
+def lsq(
+    v: Tensor,
+    step: Tensor,
+    q_min: int,
+    q_max: int,
+    grad_scale: float = 1.0,
+    rounding: Rounding = round_ste,
+) -> Tensor:
     """Fake-quantize ``v`` onto ``step * {q_min, ..., q_max}``; ``step`` gets Eq. 3's gradient.
 
     The signed 1-bit range, (-1, 1), has the two levels ``-step`` and ``step``; 0 goes to ``step``.
@@ -36,7 +43,7 @@ def lsq(v: Tensor, step: Tensor, q_min: int, q_max: int, grad_scale: float = 1.0
     tensor([-2.0000,  0.0000,  0.5000])
     """
     step = straight_through(step, grad_of=step * grad_scale)
-    nearest = sign_ste if (q_min, q_max) == BINARY else round_ste
+    nearest = sign_ste if (q_min, q_max) == BINARY else rounding
     # hardtanh is a clip whose gradient is 0 on the bounds too, as the paper has it.
     return nearest(F.hardtanh(v / step, q_min, q_max)) * step
 
@@ -68,8 +75,10 @@ class LSQ(Quantizer):
         q_min, q_max = int_range(self.bits, signed=self.signed)
         step = self._usable_step(v)
         n = (v[0].numel() if self.batched else v.numel()) // step.numel()
-        function = lsq if torch.compiler.is_compiling() else lsq_eager
-        return function(v, self.spread(step, v), q_min, q_max, grad_scale=(n * q_max) ** -0.5)
+        scale = (n * q_max) ** -0.5
+        if torch.compiler.is_compiling() or self.rounding is not round_ste:
+            return lsq(v, self.spread(step, v), q_min, q_max, scale, self.rounding)
+        return lsq_eager(v, self.spread(step, v), q_min, q_max, scale)
 
     def _usable_step(self, v: Tensor) -> Tensor:
         if not self.initialized:

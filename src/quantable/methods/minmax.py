@@ -14,16 +14,19 @@ from quantable.grid import intervals
 from quantable.layers import MAX_BITS
 from quantable.pieces import pieces
 from quantable.quantizer import Quantizer
-from quantable.ste import straight_through
+from quantable.ste import Rounding, gradient_side, round_ste, straight_through
 
 MOMENTUM = 0.1  # weight of a new batch in the running range; the paper gives none
 
 
-def minmax(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+def minmax(
+    x: Tensor, low: Tensor, high: Tensor, bits: int, rounding: Rounding = round_ste
+) -> Tensor:
     """Fake-quantize ``x`` onto ``2**bits`` even levels from ``low`` to ``high``; halves go to even.
 
-    Values outside the range are clipped to it. The gradient of ``x`` is 1 everywhere, the range has
-    none. An empty range (``low == high``) gives ``low``, so that a constant tensor stays as it is.
+    Values outside the range are clipped to it. The gradient of ``x`` is that of ``rounding``, which
+    is 1 everywhere, and the range has none. An empty range (``low == high``) gives ``low``, so that
+    a constant tensor stays as it is.
 
     >>> minmax(torch.tensor([-1.0, 0.1, 0.4, 2.0]), torch.tensor(-1.0), torch.tensor(2.0), bits=2)
     tensor([-1.,  0.,  0.,  2.])
@@ -36,7 +39,10 @@ def minmax(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
             part.copy_(x_).clamp_(low_, high_)
             part.sub_(low_).mul_(n).div_(span_).round_()  # q
             part.mul_(span_).div_(n).add_(low_)
-    return straight_through(value, grad_of=x)
+    if rounding is round_ste:
+        return straight_through(value, grad_of=x)
+    inside = straight_through(x.detach().clamp(low, high), grad_of=x)
+    return straight_through(value, grad_of=gradient_side(inside, low, span / n, rounding))
 
 
 class MinMax(Quantizer):
@@ -63,7 +69,7 @@ class MinMax(Quantizer):
         if self.bits == MAX_BITS:
             return x
         low, high = self._range(x.detach())
-        return minmax(x, self.spread(low, x), self.spread(high, x), self.bits)
+        return minmax(x, self.spread(low, x), self.spread(high, x), self.bits, self.rounding)
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.batched and self.initialized and not self.training:

@@ -14,13 +14,20 @@ from torch import Tensor, nn
 
 from quantable.grid import intervals
 from quantable.quantizer import Quantizer
-from quantable.ste import straight_through
+from quantable.ste import Rounding, gradient_side, round_ste, straight_through
 
 MIN_CLIP = 1e-8
 """The clipping level is not used below this: its weight decay cannot make it 0 or negative."""
 
 
-def pact(x: Tensor, clip: Tensor, bits: int, *, signed: bool = False) -> Tensor:
+def pact(
+    x: Tensor,
+    clip: Tensor,
+    bits: int,
+    *,
+    signed: bool = False,
+    rounding: Rounding = round_ste,
+) -> Tensor:
     """Fake-quantize ``x`` onto ``2**bits`` even levels from 0 to ``clip`` (from ``-clip``: signed).
 
     ``clip`` gets the gradient of Eq. 3: 1 from every element at or above it (signed: and -1 from
@@ -35,7 +42,7 @@ def pact(x: Tensor, clip: Tensor, bits: int, *, signed: bool = False) -> Tensor:
     with torch.no_grad():
         span = clip - low
         y_q = (y - low).mul_(n).div_(span).round_().mul_(span).div_(n).add_(low)
-    return straight_through(y_q, grad_of=y)
+    return straight_through(y_q, grad_of=gradient_side(y, low, span / n, rounding))
 
 
 class PACT(Quantizer):
@@ -53,13 +60,20 @@ class PACT(Quantizer):
         clip_init: float,
         per_channel: bool = False,
         channels: int | None = None,
+        rounding: Rounding = round_ste,
     ) -> None:
         super().__init__(
-            bits, signed=signed, batched=batched, per_channel=per_channel, channels=channels
+            bits,
+            signed=signed,
+            batched=batched,
+            per_channel=per_channel,
+            channels=channels,
+            rounding=rounding,
         )
         self.clip = nn.Parameter(torch.full(self.shape, clip_init))  # (c,) or scalar: alpha
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """``pact`` with the learned clipping level."""
         clip = straight_through(self.clip.detach().clamp(min=MIN_CLIP), grad_of=self.clip)
-        return pact(x, self.spread(clip, x), self.bits, signed=self.signed)
+        clip = self.spread(clip, x)
+        return pact(x, clip, self.bits, signed=self.signed, rounding=self.rounding)

@@ -32,6 +32,8 @@ class PublishedOut(_Out):
     value: float
     source: str
     confidence: str
+    std: float | None = None  # of ``n`` runs
+    n: int | None = None
 
 
 class MeasuredOut(_Out):
@@ -179,6 +181,8 @@ class Reporter:
                     continue
             shapes = self._shapes(cell)
             bits = self._bits(cell, shapes, record, phase, row.cost_bits)
+            if row.sizes is not None:
+                bits = None  # the paper's, which are not published
             if given is not None and shapes is not None:
                 bits = in_order(shapes, given, f"table {self.table.id}: rows.{name}.bits")
             facts[seed] = Facts(
@@ -191,6 +195,8 @@ class Reporter:
                 # A run's result cost all of its epochs, also those of phases tried after it.
                 whole_run=row.phase == "final",
                 baseline=self._baseline(seed),
+                batch_norm_channels=self.asked.batch_norm_channels(cell.config),
+                sizes=row.published_sizes if row.sizes is not None else None,
                 policy=self._solved(name, bits),
             )
         return _RowFacts(facts, row.reason or missing, given is not None)
@@ -246,9 +252,9 @@ class Reporter:
         if found is None or len(record.phases) < 2:
             return None
         allowed = self.table.final_within_pp[self.table.scale(self.budget)]
-        least = found.history[-1].val_top1_pct - allowed
+        least = found.history[-1].held_out_pct - allowed
         for phase in reversed(record.phases[1:]):
-            if at_most(least, record.history[phase.first_epoch + phase.epochs - 1].val_top1_pct):
+            if at_most(least, record.history[phase.first_epoch + phase.epochs - 1].held_out_pct):
                 return phase
         return record.phases[1]
 
@@ -340,6 +346,10 @@ class Reporter:
             reason = own or facts.missing or reason
         elif facts.given:
             reason = reason or "computed from the paper's bit-widths, not from a run"
+        if published is not None and published.confidence == "doubtful":
+            reason = f"{COLUMNS[column].title}: doubtful, {published.reason}"
+        elif measured is not None and row.sizes is not None:
+            reason = reason or "computed from the published sizes, not from bit-widths"
         return Entry(
             row=name,
             label=row.label,
@@ -486,7 +496,11 @@ def _published(published: Published) -> PublishedOut | None:
     if published.value is None:
         return None
     return PublishedOut(
-        value=published.value, source=str(published.source), confidence=str(published.confidence)
+        value=published.value,
+        source=str(published.source),
+        confidence=str(published.confidence),
+        std=published.std,
+        n=published.n,
     )
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from quantable.columns import COLUMNS
-from quantable.report.model import ClaimLine, Entry, MeasuredOut, Report, Vector
+from quantable.report.model import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
 from quantable.verdict import COMPUTED
 
 COLOURS = {  # the first word that occurs decides, so that the worst verdict of a row shows
@@ -67,11 +67,11 @@ def _references(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> tuple[
     several = sum(entry.published is not None for entry in entries) > 1
     for entry in entries:
         if entry.published:
-            place = COLUMNS[entry.column]
-            said.append(
-                f"{place.title} {number(entry.published.value, place.decimals)} {place.unit}"
-            )
-            words.append(f"{place.title}: {entry.verdict}" if several else entry.verdict)
+            said.append(_said(entry.column, entry.published))
+            title = COLUMNS[entry.column].title
+            words.append(f"{title}: {entry.verdict}" if several else entry.verdict)
+        elif entry.hint and entry.hint.confidence == "doubtful":
+            said.append(f"{_said(entry.column, entry.hint)} (doubtful)")
     for claim in claims:
         said.append(f"{claim.claim} {_claimed(claim)}" if claim.claimed else claim.claim)
         words.append(f"{claim.claim} {claim.verdict}")
@@ -80,6 +80,22 @@ def _references(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> tuple[
         trained = any(COLUMNS[entry.column].trained for entry in entries)
         words = ["no published value" if ran or not trained else "not run"]
     return "; ".join(said) or "none", words
+
+
+def _said(column: str, published: PublishedOut) -> str:
+    """Say a published number with its unit, and its spread where it has one.
+
+    >>> study = PublishedOut(value=65.741, source="a", confidence="published", std=0.288, n=20)
+    >>> _said("top1_pct", study)
+    'top-1 65.74 ± 0.29 (n=20) %'
+    """
+    place = COLUMNS[column]
+    text = number(published.value, place.decimals)
+    if published.std is not None:
+        text += f" ± {number(published.std, place.decimals)}"
+    if published.n is not None:
+        text += f" (n={published.n})"
+    return f"{place.title} {text} {place.unit}"
 
 
 def _grid(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -245,7 +261,7 @@ def comma_separated(report: Report) -> str:
     """One line per row and column, nested fields flattened."""
     out = io.StringIO()
     fields = ["row", "column", "unit"]
-    fields += [f"published_{key}" for key in ("value", "source", "confidence")]
+    fields += [f"published_{key}" for key in PublishedOut.model_fields]
     fields += [f"measured_{key}" for key in ("mean", "std", "n", "budget", "data")]
     writer = csv.DictWriter(out, [*fields, "verdict", "reason"], lineterminator="\n")
     writer.writeheader()

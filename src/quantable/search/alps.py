@@ -125,7 +125,7 @@ def tuned_loss(start: Start, state: dict[str, Any], item: Item, held_out: int) -
     module.check_finite()
     tested = min(held_out, built.images.sizes["val"])
     slice_ = first_images(iter(built.images.eval_batches("val", **loading)), tested)
-    loss, _ = evaluate(built.net, slice_, built.images.classes, tested)
+    loss = evaluate(built.net, slice_, built.images.classes, tested).loss
     return {
         "layers": list(item),
         "loss": loss,

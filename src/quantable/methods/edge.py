@@ -1,0 +1,489 @@
+r"""Learned bit-widths under a memory budget, in three phases.
+
+Schaefer et al., WACV 2024, arXiv:2206.07741; the quantizer after Uhlich et al., ICLR 2020,
+arXiv:1905.11452. Symbols: step :math:`d`, clip :math:`x_{max}` (here ``clip``), value :math:`x`,
+rounding :math:`R`, intervals :math:`n`, bit-width :math:`b`, sizes :math:`S` and targets :math:`T`
+in kB (1000 bytes) of weights and activations.
+
+.. math:: \hat x = d\, R(\mathrm{clip}(x, x_{lo}, x_{max}) / d), \quad
+    x_{lo} = -x_{max} \text{ if signed, else } 0
+.. math:: n = \lfloor x_{max} / d \rceil, \quad
+    b = \max(\lceil \log_2(n + 1) \rceil + \mathrm{signed}, 1)
+.. math:: L = \mathrm{CE} + \rho(t) \lambda \left( \max(S_w - T_w, 0)^2 + \max(S_a - T_a, 0)^2
+    \right)
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from quantable.cost.memory import memory_bytes
+from quantable.layers import FLOAT_BITS, Bits, LayerShape
+from quantable.names import UserError
+from quantable.pieces import pieces
+from quantable.quantize import Factory, Quantize
+from quantable.quantizer import Quantizer
+from quantable.ste import Rounding, round_ste, rounding_gradient, straight_through
+from quantable.trace import layer_shapes
+
+MARGIN = 1e-5  # between step and clip, and of both to the ends of their ranges
+MIN_STEP, MIN_CLIP, MAX_CLIP = 2.0**-12, 2.0**-8, 127.0
+MAX_STEP = {"weight": 1.0, "act": 8.0}
+PERCENTILE = 0.999  # of an activation's magnitudes: its first clip
+
+
+def step_and_clip(
+    x: Tensor, step: Tensor, clip: Tensor, *, signed: bool, rounding: Rounding = round_ste
+) -> Tensor:
+    """Fake-quantize ``x`` onto the multiples of ``step`` up to ``clip``, from ``-clip`` if signed.
+
+    >>> x = torch.tensor([-9.0, 0.2, 0.9, 9.0])
+    >>> step_and_clip(x, torch.tensor(0.5), torch.tensor(1.5), signed=True)
+    tensor([-1.5000,  0.0000,  1.0000,  1.5000])
+    """
+    low = -clip if signed else torch.zeros_like(clip)
+    return rounding(x.clamp(low, clip) / step) * step
+
+
+def step_and_clip_eager(
+    x: Tensor, step: Tensor, clip: Tensor, *, signed: bool, rounding: Rounding = round_ste
+) -> Tensor:
+    """The same as ``step_and_clip``, faster where no compiler fuses its operations.
+
+    >>> x = torch.tensor([-9.0, 0.2, 0.9, 9.0])
+    >>> step_and_clip_eager(x, torch.tensor(0.5), torch.tensor(1.5), signed=True)
+    tensor([-1.5000,  0.0000,  1.0000,  1.5000])
+    """
+    result: Tensor = _Eager.apply(x, step, clip, signed, rounding)  # type: ignore[no-untyped-call]
+    return result
+
+
+def learned_bits(step: Tensor, clip: Tensor, *, signed: bool) -> Tensor:
+    """Bit-width of each step and clip; ceil and round pass the gradient straight through.
+
+    >>> learned_bits(torch.tensor([0.5, 0.1]), torch.tensor([1.5, 1.5]), signed=True)
+    tensor([3., 5.])
+    """
+    n = round_ste(clip / step)
+    # The exponent of frexp is ceil(log2(n + 1)) of an integer, exactly; log2 may be off by a digit.
+    exact = torch.frexp(n.detach()).exponent.to(n.dtype)
+    return (straight_through(exact, grad_of=torch.log2(n + 1)) + signed).clamp(min=1)
+
+
+def projected(step: Tensor, clip: Tensor, *, max_step: float) -> tuple[Tensor, Tensor]:
+    """Step and clip in their ranges, the step below the clip: what is not so changes places.
+
+    >>> projected(torch.tensor(0.5), torch.tensor(0.25), max_step=1.0)
+    (tensor(0.2500), tensor(0.5000))
+    """
+    smaller = torch.minimum(step, clip - MARGIN).clamp(MIN_STEP + MARGIN, max_step - MARGIN)
+    larger = torch.maximum(step + MARGIN, clip).clamp(MIN_CLIP + MARGIN, MAX_CLIP - MARGIN)
+    return smaller, larger
+
+
+class StepAndClip(Quantizer):
+    """One tensor's learned step and clip; ``per_channel`` has one pair for each channel.
+
+    ``bits`` given from outside is where the first training batch puts step and clip. From then on
+    it is a result, the width of the widest channel, and ``mean_bits`` is differentiable. Before
+    training, evaluation uses what its own batch would set, and keeps nothing.
+    """
+
+    def make_state(self) -> None:
+        """One step and one clip, or one of each for each channel."""
+        self.step = nn.Parameter(torch.ones(self.shape))  # (c,) or scalar: d
+        self.clip = nn.Parameter(torch.ones(self.shape))  # (c,) or scalar: x_max
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """``step_and_clip`` with the learned step and clip."""
+        step, clip = self._usable(x)
+        step, clip = self.spread(step, x), self.spread(clip, x)
+        function = step_and_clip if torch.compiler.is_compiling() else step_and_clip_eager
+        return function(x, step, clip, signed=self.signed, rounding=self.rounding)
+
+    def _usable(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.initialized:
+            step, clip = self.first(x)
+            if not self.training:
+                return step, clip
+            with torch.no_grad():  # in place: the optimizer already holds these Parameters
+                self.step.copy_(step)
+                self.clip.copy_(clip)
+            self.initialized = True
+        return self.step, self.clip
+
+    @torch.no_grad()
+    def first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Step and clip that training would start from with ``x`` as its first batch.
+
+        Signed tensors of 1 bit hold nothing but 0, by the formula of the bits.
+        """
+        if self.batched:
+            rows = x.movedim(1, 0).flatten(1) if self.per_channel else x.flatten()
+            clip = percentile(rows.abs())
+        else:
+            mean = x.mean(self.reduced(x))
+            spread = 3 * x.std(self.reduced(x), correction=0)
+            clip = torch.maximum((mean - spread).abs(), (mean + spread).abs())
+        clip = torch.where(clip > 0, clip, 1)
+        n = 2 ** (self.bits - self.signed) - 1
+        return (clip / n if n else 2 * clip), clip
+
+    def mean_bits(self) -> Tensor:
+        """Bit-width, on average over the channels; a scalar with gradients to step and clip."""
+        return learned_bits(self.step, self.clip, signed=self.signed).mean()
+
+    @property
+    def bits(self) -> int:
+        """Width of the widest channel. A new one makes the next training batch set the step."""
+        if not self.initialized:
+            return self._bits
+        return int(learned_bits(self.step.detach(), self.clip.detach(), signed=self.signed).max())
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        Quantizer.bits.fset(self, bits)  # type: ignore[attr-defined]
+        self.initialized = False
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Put step and clip back into their ranges, after a step of the optimizer."""
+        max_step = MAX_STEP["act" if self.batched else "weight"]
+        step, clip = projected(self.step, self.clip, max_step=max_step)
+        self.step.copy_(step)
+        self.clip.copy_(clip)
+
+
+class _Eager(torch.autograd.Function):
+    """One new tensor each way; keeps only ``x``, and looks for no gradient that nobody wants."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        step: Tensor,
+        clip: Tensor,
+        signed: bool,
+        rounding: Rounding,
+    ) -> Tensor:
+        low = -clip if signed else torch.zeros_like(clip)
+        out = torch.empty_like(x)
+        for out_, x_, step_, low_, clip_ in pieces(out, x, step, low, clip):
+            out_.copy_(_clamp(x_, low_, clip_)).div_(step_).round_().mul_(step_)
+        ctx.save_for_backward(x, step, low, clip)
+        ctx.signed, ctx.rounding = signed, rounding
+        return out
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        x, step, low, clip = ctx.saved_tensors
+        _, by_step, by_clip, *_ = ctx.needs_input_grad
+        grad_x, grad_step, grad_clip = map(torch.zeros_like, (x, step, clip))
+        every = pieces(grad_x, grad, x, step, low, clip, grad_step, grad_clip)
+        for grad_x_, grad_, x_, step_, low_, clip_, grad_step_, grad_clip_ in every:
+            inside = _clamp(x_, low_, clip_)
+            side = (x_ - inside).sign_()  # beyond the clip 1, below the lower end -1, else 0
+            u = inside.div_(step_)
+            changed = rounding_gradient(ctx.rounding, u, grad_)
+            # A product with a comparison would take several times as long on a CPU.
+            torch.addcmul(changed, changed, side.abs(), value=-1, out=grad_x_)
+            if by_step:
+                grad_step_ += (grad_ * u.round() - changed * u).sum_to_size(step_.shape)
+            if by_clip:
+                side = side if ctx.signed else side.relu()  # 0 is no learned end
+                grad_clip_ += (changed * side).sum_to_size(clip_.shape)
+        return grad_x, grad_step if by_step else None, grad_clip if by_clip else None, None, None
+
+
+def _clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``x.clamp``; with plain numbers on a CPU, which are several times faster there."""
+    if high.dim() > 0 or high.device.type != "cpu":
+        return x.clamp(low, high)
+    return x.clamp(low.item(), high.item())
+
+
+def percentile(x: Tensor) -> Tensor:
+    """The 99.9 percentile of a vector, or of each row of a matrix; linear between neighbours.
+
+    >>> percentile(torch.arange(2001.0))
+    tensor(1998.)
+    """
+    last = x.shape[-1] - 1
+    position = PERCENTILE * last
+    below = int(position)
+    # kthvalue, since torch.quantile takes at most 2**24 elements
+    low, high = (x.kthvalue(i + 1, dim=-1).values for i in (below, min(below + 1, last)))
+    return low.lerp(high, position - below)
+
+
+def ramp(progress: float) -> float:
+    """Weight of the size penalty at a place in [0, 1] of the search: up to 1 in its first half.
+
+    >>> ramp(0.0), ramp(0.25), ramp(0.75)
+    (0.01, 0.505, 1.0)
+    """
+    return 0.01 + 0.99 * min(1.0, 2 * progress)
+
+
+class Sizes(NamedTuple):
+    """Of a network's weights and activations, in kB (1000 bytes)."""
+
+    weight: Tensor
+    act: Tensor
+
+
+def size_penalty(sizes: Sizes, targets: Sequence[float], strength: float) -> Tensor:
+    """Squared excess of both sizes over their ``targets`` (kB), times ``strength`` (1/kB^2).
+
+    >>> sizes = Sizes(weight=torch.tensor(13.0), act=torch.tensor(5.0))
+    >>> size_penalty(sizes, targets=[10.0, 6.0], strength=0.5)
+    tensor(4.5000)
+    """
+    over = [(size - target).relu() for size, target in zip(sizes, targets, strict=True)]
+    return strength * (over[0].square() + over[1].square())
+
+
+def kb_targets(
+    layers: Sequence[LayerShape],
+    target: Sequence[float],
+    *,
+    kb_per_bit: Sequence[float] | None,
+    accounting: str,
+) -> tuple[float, float]:
+    """Budgets in kB of weights and activations: ``target`` times ``kb_per_bit``, pair by pair.
+
+    With ``None`` a target is in bits per element: a network's own size at 1 bit is taken. Papers
+    print rounded ones. With ``[1, 1]`` a target is in kB.
+
+    >>> fc = LayerShape("fc", macs=8000, weights=16000, inputs=80)
+    >>> kb_targets([fc, fc], [3.0, 2.0], kb_per_bit=None, accounting="edge")
+    (12.0, 0.02)
+    """
+    if kb_per_bit is None:
+        ones = {layer.name: Bits(1, 1) for layer in layers}
+        parts = memory_bytes(layers, ones, batch_norm_channels=0, accounting=accounting)
+        kb_per_bit = parts["weights"] / 1000, parts["activations"] / 1000
+    return target[0] * kb_per_bit[0], target[1] * kb_per_bit[1]
+
+
+class _SoftBits(NamedTuple):
+    """Stands for ``Bits`` in a cost model, which only multiplies and adds."""
+
+    weight: Tensor
+    act: Tensor
+
+
+PRETRAIN, SEARCH, FINETUNE = range(3)
+
+
+class LearnedBits(Quantize):
+    """Learns steps, clips and with them bit-widths under two budgets, in three phases of one run.
+
+    ``epochs`` are the phases' lengths. The first keeps the widths at ``inner``, the second trains
+    steps and clips too, in every ``update_every``-th step, with the size penalty of ``target``,
+    ``kb_per_bit``, ``accounting`` (see ``kb_targets``) and ``strength``; the third keeps the
+    widths it found. Each begins with the best weights of the one before, by held-out accuracy: of
+    the first phase over all epochs; of the second over those from the share ``select_from`` on
+    whose sizes meet both targets, else with its last ones. The optimizer begins anew each time.
+
+    The network's input stays in float. Linear layers have one step and clip, whatever the
+    convolutions have. ``weight_decay`` is for all parameters but those of batch norms and
+    quantizers; the optimizer's own is to be 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Factory,
+        act: Factory,
+        inner: Sequence[int],
+        ends: Sequence[int] | None,
+        layers: Mapping[str, Sequence[int]],
+        epochs: Sequence[int],
+        target: Sequence[float],
+        kb_per_bit: Sequence[float] | None,
+        accounting: str,
+        strength: float,
+        update_every: int,
+        select_from: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__(weight=weight, act=act, inner=inner, ends=ends, layers=layers)
+        if len(epochs) != 3 or min(epochs) < 1:
+            raise UserError(f"quantizer.callback.epochs={list(epochs)}: three phases, each >= 1")
+        if len(target) != 2 or (kb_per_bit is not None and len(kb_per_bit) != 2):
+            raise UserError("quantizer.callback: target and kb_per_bit are pairs [weight, act]")
+        if update_every < 1:
+            raise UserError(f"quantizer.callback.update_every={update_every}: it is at least 1")
+        self.epochs = epochs
+        self.target = target
+        self.kb_per_bit = kb_per_bit
+        self.accounting = accounting
+        self.strength = strength
+        self.update_every = update_every
+        self.select_from = select_from
+        self.weight_decay = weight_decay
+        self.shapes: list[LayerShape] = []
+        self.targets = (0.0, 0.0)  # kB of weights, of activations
+        self.decayed: list[nn.Parameter] = []
+        self.updating = False  # whether this step updates the quantizers
+        self.best: dict[str, Any] | None = None  # state of the network, in this phase so far
+        self.best_top1_pct = -1.0
+
+    def attach(self, net: nn.Module, input_size: Sequence[int]) -> None:
+        """Put quantizers into ``net``, none of them on its input."""
+        c, h, w = input_size
+        self.shapes = layer_shapes(net, (c, h, w))
+        for shape in self.shapes[:1]:
+            start = self.layers.get(shape.name, self.ends or self.inner)
+            self.layers = self.layers | {shape.name: Bits(start.weight, FLOAT_BITS)}
+        self.targets = kb_targets(
+            self.shapes, self.target, kb_per_bit=self.kb_per_bit, accounting=self.accounting
+        )
+        self.decayed = [
+            parameter
+            for module in net.modules()
+            if not isinstance(module, _BatchNorm)
+            for parameter in module.parameters(recurse=False)
+        ]
+        super().attach(net, input_size)
+        if any(quantizer.signed and quantizer.bits == 1 for quantizer in self.quantizers):
+            raise UserError("quantizer: signed tensors start at 2 bits or more; 1 bit holds only 0")
+
+    def factory_of_weight(self, layer: nn.Module) -> Factory:
+        """Only convolutions have channels of their own."""
+        if isinstance(layer, nn.Linear):
+            return partial(self.weight, per_channel=False)  # type: ignore[call-arg]
+        return self.weight
+
+    @property
+    def quantizers(self) -> list[StepAndClip]:
+        """Those of all weights, then those of all activations."""
+        both = [*self.weight_quantizers.values(), *self.act_quantizers.values()]
+        return cast(list[StepAndClip], both)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Attach, add the penalty to the loss, and plan the first phase."""
+        super().setup(trainer, pl_module, stage)
+        module: Any = pl_module  # the suite's Classifier, whose phases this method sets
+        if module.epoch == module.batch == 0:
+            module.phase_epochs = self.epochs[PRETRAIN]
+        module.penalties.append(lambda: self.penalty(_progress(module)))
+
+    def sizes(self) -> Sizes:
+        """Of the network with its widths of now, by the cost model; differentiable."""
+
+        def width(quantizers: Mapping[str, Quantizer], name: str) -> Tensor:
+            if name not in quantizers:
+                return torch.tensor(float(FLOAT_BITS))
+            return cast(StepAndClip, quantizers[name]).mean_bits()
+
+        soft = {
+            shape.name: _SoftBits(
+                width(self.weight_quantizers, shape.name), width(self.act_quantizers, shape.name)
+            )
+            for shape in self.shapes
+        }
+        parts: Mapping[str, Any] = memory_bytes(
+            self.shapes,
+            cast(Mapping[str, Bits], soft),
+            batch_norm_channels=0,
+            accounting=self.accounting,
+        )
+        return Sizes(parts["weights"] / 1000, parts["activations"] / 1000)
+
+    def penalty(self, progress: float) -> Tensor:
+        """Of the sizes, in a step that updates the quantizers; nothing else depends on it."""
+        if not self.updating:
+            return torch.zeros(())
+        return ramp(progress) * size_penalty(self.sizes(), self.targets, self.strength)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Let gradients reach steps and clips only where they will be used."""
+        module: Any = pl_module
+        step = (module.epoch - module.phase_start) * module.batches + module.batch
+        self.updating = module.phase == SEARCH and (step + 1) % self.update_every == 0
+        for quantizer in self.quantizers:
+            quantizer.requires_grad_(self.updating)
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Add the weight decay; clip the gradients of steps and clips, or let them coast on 0."""
+        for parameter in self.decayed:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter, alpha=self.weight_decay)
+        module: Any = pl_module
+        if module.phase != SEARCH:
+            return
+        for quantizer in self.quantizers:
+            bound = quantizer.step.abs()
+            for parameter in (quantizer.step, quantizer.clip):
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                parameter.grad.clamp_(-bound, bound)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
+        """Put steps and clips back into their ranges."""
+        module: Any = pl_module
+        if module.phase == SEARCH:
+            for quantizer in self.quantizers:
+                quantizer.project()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write widths and sizes down, keep the best weights, and begin the next phase."""
+        module: Any = pl_module
+        line = module.history[-1]
+        line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
+        with torch.no_grad():
+            line["weight_kb"], line["act_kb"] = (float(size) for size in self.sizes())
+        done = module.epoch + 1 - module.phase_start
+        if self._selectable(line, done / module.phase_epochs):
+            self._keep_best(module.net, line["val_top1_pct"])
+        if done < module.phase_epochs or module.phase == FINETUNE:
+            return
+        if self.best is not None:
+            module.net.load_state_dict(self.best)
+        self.best, self.best_top1_pct = None, -1.0
+        trainer.optimizers[0].state.clear()
+        module.start_phase(module.epoch + 1, self.epochs[module.phase + 1])
+
+    def _selectable(self, line: Mapping[str, Any], progress: float) -> bool:
+        """Whether the next phase may begin with the weights of this epoch."""
+        if line["phase"] == SEARCH:
+            sizes = line["weight_kb"], line["act_kb"]
+            fits = all(size <= most for size, most in zip(sizes, self.targets, strict=True))
+            return fits and progress >= self.select_from
+        return bool(line["phase"] == PRETRAIN)
+
+    def _keep_best(self, net: nn.Module, top1_pct: float) -> None:
+        if top1_pct > self.best_top1_pct:
+            self.best, self.best_top1_pct = deepcopy(net.state_dict()), top1_pct
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights of the unfinished phase."""
+        return {"best": self.best, "best_top1_pct": self.best_top1_pct}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the phase where a checkpoint left it."""
+        self.best, self.best_top1_pct = state_dict["best"], state_dict["best_top1_pct"]
+
+
+def _progress(module: Any) -> float:  # noqa: ANN401 - the suite's Classifier
+    """Place of the coming step in its phase, from 0 to 1."""
+    done = module.epoch - module.phase_start + module.batch / module.batches
+    return float(done / module.phase_epochs)
