@@ -212,13 +212,22 @@ def _composed(words: Sequence[str]) -> DictConfig:
     """
     groups = _groups()
     choices = [word for word in words if word.partition("=")[0] in groups]
+    # Budgets change a few values of the others, and a report looks a table up at several.
+    budget = next(
+        (word for word in reversed(choices) if word.startswith("budget=")), "budget=paper"
+    )
+    file = CONF / "budget" / f"{budget.partition('=')[2]}.yaml"
+    if not file.is_file():
+        return compose("run", overrides=list(words))
+    others = [word for word in choices if not word.startswith("budget=")]
     parser = OverridesParser.create()
     values = parser.parse_overrides([word for word in words if word not in choices])
     plain = (OverrideType.CHANGE, OverrideType.FORCE_ADD)
     if any(value.is_sweep_override() or value.type not in plain for value in values):
         return compose("run", overrides=list(words))
-    config = deepcopy(_chosen(tuple(choices)))
+    config = deepcopy(_chosen(tuple(others)))
     try:
+        config.merge_with(OmegaConf.load(file))
         for value in values:
             new = value.type == OverrideType.FORCE_ADD
             OmegaConf.update(config, value.key_or_group, value.value(), merge=True, force_add=new)
