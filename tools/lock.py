@@ -9,12 +9,14 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = ("dev", "docs", "slurm", "wandb")  # what the tests need
 CUDA = re.compile(r"(nvidia-|cuda-|triton==)")
 
 
 def resolve() -> list[str]:
     """Return one block of lines (pin, markers, hashes) per package."""
-    command = ["uv", "pip", "compile", "pyproject.toml", "--extra=dev", "--universal", "--upgrade"]
+    command = ["uv", "pip", "compile", "pyproject.toml", "--universal", "--upgrade"]
+    command += [f"--extra={extra}" for extra in EXTRAS]
     command += ["--python-version=3.11", "--generate-hashes", "--no-annotate", "--no-header", "-q"]
     text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return re.split(r"\n(?=\S)", text.strip())
