@@ -6,7 +6,7 @@ LOCKED = install --no-deps --require-hashes
 TABLE ?= ad_quickstart
 ARGS ?=
 
-.PHONY: help setup reproduce test test-all check report bench lock
+.PHONY: help setup reproduce test test-all check report docs bench lock
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -39,6 +39,9 @@ check: setup    ## format, lint and types; changes nothing
 
 report: setup    ## fill README's tables from reproduce/evidence (ARGS=--check compares only)
 	$(VENV)/bin/python tools/make_readme.py $(ARGS)
+
+docs: setup    ## build the documentation's pages in docs/_build/html; warnings are errors
+	$(VENV)/bin/python -m sphinx -q -W --keep-going docs docs/_build/html
 
 bench: setup    ## time the input pipeline, searches and a training step (ARGS=--compiled)
 	$(VENV)/bin/python benchmarks/input_pipeline.py

@@ -1,8 +1,11 @@
 """Reproduce a table, or train a single run."""
 
+import os
+import signal
 import sys
+from collections.abc import Sequence
 
-from quantable.cli import entry, run_main
+from quantable.cli import STOPPED, entry, run_main
 
 HELP = """
 Reproduce a paper's table: train or compute what misses, then show it beside the published numbers.
@@ -14,42 +17,61 @@ Reproduce a paper's table: train or compute what misses, then show it beside the
   python reproduce/run.py -m +table=ad_quickstart seed=0,1,2                  (multirun)
 
 Words:
-  +table=<id>[,<id>]   tables to work on        action=run|plan      plan trains nothing
+  +table=<id>[,<id>]   tables to work on; patterns such as ad_* too
+  action=run|plan|status|watch|submit|collect|cancel    (plan and status train nothing)
+  executor=inline|pool|slurm   here, side by side here, or on a cluster (docs/clusters.md)
   rows=<row>[,<row>]   only these rows          seed=<n>[,<n>]       these seeds
   budget=paper|gpu|cpu|smoke                    format=terminal|markdown|csv|json|figures
   store=<folder>       records and checkpoints (default: runs)
   published=<file>     your own published numbers for one table (docs/add-a-table.md)
+  logger=wandb         stream every run to Weights & Biases as well; action=wandb_replay sends
+                       the stored ones later (docs/wandb.md)
   <key>=<value>        any key of conf/run.yaml; wins over the table's own
 """
 
 
-def multirun() -> None:
-    """Let Hydra split a sweep into jobs, each with its own words."""
+def multirun(words: Sequence[str]) -> int:
+    """Let Hydra split a sweep into jobs, each with its own words; every job runs to its end."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
     from omegaconf import DictConfig
 
-    from quantable.config import CONF
+    from quantable.config import CONF, RunConfig
     from quantable.names import UserError
+    from quantable.preempt import Preempted
+    from quantable.words import CONTROL
 
     # Words of this command that are no keys of the run config: Hydra takes them as additions.
-    own = ("rows=", "action=", "format=", "published=")
-    sys.argv[1:] = [f"+{word}" if word.startswith(own) else word for word in sys.argv[1:]]
+    own = tuple(f"{word}=" for word in {*CONTROL} - {*RunConfig.model_fields})
+    sys.argv[1:] = [f"+{word}" if word.startswith(own) else word for word in words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back here instead of as a traceback
 
     @hydra.main(config_path=str(CONF), config_name="run", version_base="1.3")
     def job(_: DictConfig) -> None:
-        words = list(HydraConfig.get().overrides.task)
+        if "SLURM_JOB_ID" in os.environ:  # torch would take every core of the node
+            share = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
+            os.environ.setdefault("OMP_NUM_THREADS", share)
         try:
-            run_main(words)
+            run_main(list(HydraConfig.get().overrides.task))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            print(f"error: {error}", file=sys.stderr)  # at once, in the job's own log
+            raise
+        except Preempted as stop:
+            queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, now that all is saved
+            if "SIGUSR2" in str(stop) and callable(queue_again):
+                queue_again(signal.SIGUSR2, None)
+            sys.exit(STOPPED)
 
-    job()
+    try:
+        job()
+    except HydraException as error:
+        raise UserError(f"command line: {error}") from error
+    return 0
 
 
 if __name__ == "__main__":
     if any(word in ("-m", "--multirun", "--cfg", "-c", "--info", "-i") for word in sys.argv[1:]):
-        multirun()
+        entry(multirun, HELP)
     else:
         entry(run_main, HELP)

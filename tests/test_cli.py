@@ -16,8 +16,11 @@ import pytest
 from hand_records import record_of
 from PIL import Image
 
-from quantable.cli import parse, report_main, run_main, state
+from quantable.cli import asked_tables, parse, report_main, run_main, state, work_of
+from quantable.executor.board import Board
+from quantable.executor.status import Status, write_status
 from quantable.names import UserError
+from quantable.record import read_record
 from quantable.report.model import Report
 from quantable.store import Store
 from quantable.table import Asked, load_table, table_names
@@ -289,7 +292,7 @@ def test_states_of_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (changed,) = Asked(("recipe.epochs=3",), "smoke", ("float",), (5,)).cells(table)
 
     def word(of) -> str:
-        return state(of, store, store.records()).word
+        return state(of, Board(store), store.heads()).word
 
     assert word(cell) == "missing"
     with store.claim(cell.signature):
@@ -324,6 +327,68 @@ def test_a_plan_knows_costs_and_that_the_data_set_is_missing(
     assert not files(tmp_path)
 
 
+# Cells of several tables, from outside
+
+
+def test_patterns_name_tables_and_rows_are_those_of_any(tmp_path: Path) -> None:
+    words = parse(["+table=ad_quick*,ad_quickstart,ad_p?m", f"store={tmp_path}"])
+    assert [table.id for table in asked_tables(words)] == ["ad_quickstart", "ad_pim"]
+    two = ["+table=ad_quickstart,ad_cifar10", "seed=0", f"store={tmp_path}"]
+    cells = [work.cells for work in work_of(parse([*two, "rows=bits4"]))]
+    assert [[cell.row for cell in of_table] for of_table in cells] == [["bits4"], []]
+    with pytest.raises(UserError, match="tables ad_quickstart, ad_cifar10: unknown row 'bits5'"):
+        work_of(parse([*two, "rows=bits4,bits5"]))
+    with pytest.raises(UserError, match=r"unknown table 'da_\*'"):
+        asked_tables(parse(["+table=da_*"]))
+
+
+def test_status_and_collect_say_what_misses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    cells = Asked(budget="smoke", rows=("float", "bits4", "ad")).cells(load_table("ad_quickstart"))
+    done, failed, other = cells
+    words = [*QUICK, "rows=float,bits4,ad", f"store={tmp_path}"]
+    store.add(record_of(done, (4, [(80.0, 81.0)])))
+    write_status(store, failed.signature, Status("failed", error=("diverged",)))
+    assert run_main([*words, "action=status"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "ad_quickstart: 3 cells; 1 done, 1 failed, 1 missing",
+        f"  done      float seed 0 [{done.signature}]",
+        f"  failed    bits4 seed 0 [{failed.signature}]",
+        "            diverged",
+        f"  missing   ad seed 0 [{other.signature}]",
+    ]
+    assert run_main([*words, "action=collect"]) == 1
+    said = capsys.readouterr()
+    assert "not done: 2 cells; 1 failed, 1 missing" in said.err
+    assert said.out == ""
+    assert run_main([*words, "action=watch"]) == 1  # nobody has anything in hand: it ends
+    capsys.readouterr()
+    for cell in (failed, other):
+        store.add(record_of(cell, *[(4, [(80.0, 81.0)])] * 3))
+    assert run_main([*words, "action=collect"]) == 0
+    assert "81.00" in capsys.readouterr().out
+
+
+def test_a_plan_reads_no_record_and_a_report_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    cells = Asked(budget="smoke", seeds=tuple(range(5))).cells(load_table("ad_quickstart"))
+    for cell in cells:
+        store.add(record_of(cell, *[(4, [(80.0, 81.0)])] * 3))
+    read: list[Path] = []
+    monkeypatch.setattr(
+        "quantable.store.read_record", lambda path: read.append(path) or read_record(path)
+    )
+    words = ["+table=ad_quickstart", "budget=smoke", "seed=0,1,2", f"store={tmp_path}"]
+    run_main([*words, "action=status"])
+    assert read == []
+    report_main(words)
+    assert len(read) == len(set(read)) == 15  # of the seeds asked for
+
+
 # Imports
 
 LOOK = """
@@ -334,7 +399,7 @@ for script, *words in json.loads(sys.argv[1]):
         runpy.run_path(f"reproduce/{script}", run_name="__main__")
     except SystemExit as stop:
         assert stop.code in (0, None), (script, words, stop.code)
-    loaded = {"torch", "pytorch_lightning", "torchvision", "timm"} & set(sys.modules)
+    loaded = {"torch", "pytorch_lightning", "torchvision", "timm", "submitit"} & set(sys.modules)
     assert not loaded, (script, words, loaded)
 print("looked")
 """

@@ -3,6 +3,9 @@
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +14,10 @@ import yaml
 
 from quantable.cli import asked_tables, parse
 from quantable.names import UserError
-from quantable.table import program_names
+from quantable.table import program_names, table_names
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/methods/*.md")])
 FOLDERS = "conf|src|docs|tests|tools|benchmarks|reproduce"
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w")
@@ -35,7 +38,7 @@ def missing_paths(text: str, page: Path) -> list[str]:
 
 def test_pages_are_found() -> None:
     pages = [page for page in PAGES if page.parent.name != "methods"]
-    assert len(pages) == 7  # README, CHANGELOG, CONTRIBUTING and docs/*.md: raise by one with each
+    assert len(pages) == 10  # README, CHANGELOG, CONTRIBUTING and docs/*.md: raise by one with each
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -63,7 +66,7 @@ def commands() -> Iterator[str]:
 
 
 def test_commands_are_found() -> None:
-    assert len(list(commands())) == 10
+    assert len(list(commands())) == 25
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(commands()))
@@ -98,7 +101,7 @@ def test_every_paper_is_in_the_bibliography() -> None:
         for folder in ("table", "hardware")
         for path in sorted((ROOT / "conf" / folder).glob("*.yaml"))
     }
-    assert len(asked) == 23  # twenty-one tables, two sets of constants
+    assert len(asked) == 26  # twenty-four tables, two sets of constants
     assert {name: paper for name, paper in asked.items() if paper not in known} == {}
 
 
@@ -145,7 +148,7 @@ def tool(tmp_path, monkeypatch):
     """tools/make_readme.py working on a README of its own."""
     names = runpy.run_path(str(ROOT / "tools" / "make_readme.py"))
     page = tmp_path / "README.md"
-    monkeypatch.setitem(names["main"].__globals__, "README", page)
+    monkeypatch.setitem(names["main"].__globals__, "PAGES", [page])
     return names, page
 
 
@@ -156,12 +159,13 @@ def test_fill_replaces_only_what_is_between_the_markers(tool) -> None:
         "b\n<!-- results: two x=1 -->\nold\n<!-- end -->\nc\n"
     )
     rendered = {"one": "| 1 |", "two x=1": r"| \1 \g<0> |"}  # no template language
-    once = names["fill"](text, rendered.__getitem__)
+    render = {"results": rendered.__getitem__}
+    once = names["fill"](text, render, "a.md")
     assert once == (
         "a\n<!-- results: one -->\n\n| 1 |\n\n<!-- end -->\n"
         "b\n<!-- results: two x=1 -->\n\n| \\1 \\g<0> |\n\n<!-- end -->\nc\n"
     )
-    assert names["fill"](once, rendered.__getitem__) == once
+    assert names["fill"](once, render, "a.md") == once
 
 
 @pytest.mark.parametrize(
@@ -177,8 +181,8 @@ def test_fill_replaces_only_what_is_between_the_markers(tool) -> None:
 )
 def test_markers_out_of_order_are_an_error(tool, text: str) -> None:
     names, _ = tool
-    with pytest.raises(UserError, match="needs its own '<!-- end -->'"):
-        names["fill"](text, str)
+    with pytest.raises(UserError, match=r"a\.md: .* needs its own '<!-- end -->'"):
+        names["fill"](text, dict.fromkeys(names["KINDS"], str), "a.md")
 
 
 def test_check_tells_a_difference_and_writes_nothing(tool, capsys) -> None:
@@ -224,9 +228,45 @@ def test_an_unknown_option_is_an_error(tool) -> None:
         names["main"](["--chek"])
 
 
+def asked_by(page: Path, kind: str, tools: dict) -> list[str]:
+    """What stands behind the markers of one kind in a page."""
+    asked: dict[str, list[str]] = {"results": [], "coverage": [], "picture": []}
+    render = {key: lambda words, key=key: asked[key].append(words) or "" for key in asked}
+    tools["fill"](page.read_text(), render, page.name)
+    return asked[kind]
+
+
 def test_the_tables_that_the_readme_shows(tool) -> None:
     tools, _ = tool
-    asked: list[str] = []
-    tools["fill"]((ROOT / "README.md").read_text(), lambda words: asked.append(words) or "")
+    asked = asked_by(ROOT / "README.md", "results", tools)
     names = ["ad_cifar10 budget=cpu", "ad_pim", "hawqv3_resnet50", "limpq_resnet50"]
     assert asked == [*names, "ad_quickstart"]
+    assert asked_by(ROOT / "README.md", "picture", tools) == ["ad_cifar10 frontier budget=cpu"]
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/methods/*.md")), ids=lambda p: p.stem)
+def test_a_card_says_what_is_known_of_each_of_its_tables(tool, page: Path) -> None:
+    (named,) = re.findall(r"\*\*Tables\*\* (.*)", page.read_text())
+    tables = [word for word in re.findall(r"\w+", named) if word in table_names()]
+    assert " ".join(asked_by(page, "coverage", tool[0])).split() == tables
+
+
+def test_coverage_counts_published_measured_and_matching_numbers(tool) -> None:
+    names, page = tool
+    page.write_text("<!-- coverage: ad_pim -->\n<!-- end -->\n")
+    assert names["main"]([]) == 0
+    # Table V prints four energies; those of the two AD rows need bit-widths nobody could recover
+    assert "| energy on the PIM platform | paper | 4 | 2 | 2 | – |" in page.read_text()
+
+
+@pytest.mark.slow
+def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("_build"))
+    words = ["-q", "-W", "--keep-going", str(tmp_path / "docs"), str(tmp_path / "html")]
+    done = subprocess.run([sys.executable, "-m", "sphinx", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in table_names():
+        assert f"<h1>{name}:" in (tmp_path / "html/generated/tables" / f"{name}.html").read_text()
+    index = (tmp_path / "html/generated/tables/index.html").read_text()
+    assert 'href="ad_pim.html"' in index
+    assert "vasquez_2021" in (tmp_path / "html/generated/papers.html").read_text()

@@ -33,6 +33,14 @@ JOINT = [
     *("rows=ad", "seed=3", "quantizer=ad_pruning", "data.train_images=384"),
     *("quantizer.callback.min_epochs=[2,1]", "quantizer.callback.max_epochs=[2,1]"),
 ]
+# Learned bit-widths: an epoch at fixed bits, two of the search, one of fine-tuning.
+EDGE = [
+    *("rows=bits4", "seed=3", "data.train_images=384", "quantizer=edge", "recipe=edge_short"),
+    *("recipe.batch_size=64", "recipe.schedule.restart=2.0", "bits.ends=null"),
+    *("bits.inner=[5,5]", "quantizer.callback.target=[3.5,3.5]", "quantizer.callback.strength=1.0"),
+    *("quantizer.callback.epochs=[1,2,1]", "quantizer.callback.update_every=2"),
+    *("quantizer.callback.weight.rounding.name=gaussian",),  # draws random numbers
+]
 ONLY_EPOCHS = "trainer.checkpoint_seconds=600"  # nothing follows an epoch's checkpoint at once
 
 
@@ -168,6 +176,32 @@ def test_killed_run_that_cuts_channels_ends_as_unbroken(
     assert len(counts) == 3
     assert counts == sorted(counts, reverse=True)
     assert len(set(counts)) == 3  # channels were really cut twice
+
+
+@pytest.fixture(scope="module")
+def unbroken_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("unbroken_search")
+    finish(start(store, EDGE))
+    return store
+
+
+@pytest.mark.parametrize(
+    "places",
+    [[(0, 2)], [(1, 3)], [(2, 2)], [(3, 2)], [(0, 3), (1, 1), (3, 1)]],
+    ids=["fixed-bits", "search", "search-later", "fine-tuning", "once-in-each"],
+)
+def test_search_for_bits_killed_in_any_phase_ends_as_unbroken(
+    unbroken_search: Path, tmp_path: Path, places: list[tuple[int, int]]
+) -> None:
+    for epoch, batch in places:
+        kill_after(tmp_path, epoch, batch, EDGE)
+    finish(start(tmp_path, EDGE))
+    whole = assert_same(unbroken_search, tmp_path, resumed=len(places))
+    assert [phase.epochs for phase in whole.phases] == [1, 2, 1]
+    first, *_, last = whole.history
+    assert first.weight_kb is not None
+    assert last.weight_kb is not None
+    assert last.weight_kb != first.weight_kb  # the widths were really learned
 
 
 def test_finished_cell_is_not_trained_again(unbroken: Path) -> None:

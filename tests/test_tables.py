@@ -36,7 +36,9 @@ SEEDED_CELLS = [
     for name, budget in SIZED
     for cell in Asked(budget=budget).cells(TABLES[name])
 ]
-LEARNS_BITS = ("ad", "pruned", "joint", "resnet18_ad", "resnet18_joint")  # widths follow densities
+LEARNS_BITS = {"ad", "pruned", "joint", "resnet18_ad", "resnet18_joint"}  # widths follow densities
+VARIANTS = ("mixed", "granular", "surrogate", "granular_surrogate")
+LEARNS_BITS |= {f"{variant}_{bits}" for variant in VARIANTS for bits in range(2, 7)}
 CELLS = [(name, cell) for name, cell in SEEDED_CELLS if cell.seed == 0]
 # Rows that differ in their search and budget alone are composed alike: one stands for all.
 ALONE = [(name, cell) for name, cell in CELLS if cell.search is None or cell.row == "eagl_80"]
@@ -49,15 +51,18 @@ def test_discovery() -> None:
     names += ["selection_cifar10", "selection_cost", "eagl_lite0"]
     names += ["edge_lite0", "edge_mobilenetv2", "edge_resnet18", "edge_squeezenext"]
     names += ["edge_gradients", "edge_uniform"]  # nothing trained, as in the four above
+    names += ["edge_cifar10", "edge_gradients_cifar10", "edge_lite0_ptq"]
     assert sorted(TABLES) == sorted(names)
     # Runs of a seed, at every budget that a table names; three seeds, and one for the quickstart
-    # and for the network that is not trained.
+    # and for the networks that are not trained, and five for the gradients of rounding.
     runs = {"ad_cifar10": 2, "ad_cifar100": 2, "ad_tinyimagenet": 2, "ad_pruned": 10}
     own = {"alps_resnet50": 8, "eagl_resnet50": 28, "eagl_resnet101": 28}
     shared = {"selection_cifar10": 39, "selection_cost": 9}
     seed = 4 * sum(runs.values()) + 2 * sum(own.values()) + 3 * sum(shared.values())
-    assert len(SEEDED_CELLS) == 3 * seed + 2 * 5 + 28
-    assert len(CELLS) == seed + 2 * 5 + 28
+    seed += 4 * (1 + 5 + 4 * 5)  # edge_cifar10: float, uniform, variants by sizes
+    gradients = 4 * (1 + 2 * 9)
+    assert len(SEEDED_CELLS) == 3 * seed + 5 * gradients + 2 * 5 + 28 + 10
+    assert len(CELLS) == seed + gradients + 2 * 5 + 28 + 10
 
 
 @pytest.mark.parametrize(("name", "budget"), SIZED)
@@ -111,6 +116,15 @@ def test_the_pim_tables_ad_row_is_the_run_of_the_cifar10_table() -> None:
     ours = asked.cell(TABLES["ad_pim"], "vgg19_ad", "paper", seed=1).config
     theirs = asked.cell(TABLES["ad_cifar10"], "ad", "paper", seed=1).config
     assert {**ours, "store": ""} == {**theirs, "store": ""}
+
+
+def test_both_edge_tables_on_cifar10_start_from_the_same_float_runs() -> None:
+    for budget in BUDGETS:
+        cells = [
+            Asked().cell(TABLES[name], "float", budget, seed=1)
+            for name in ("edge_cifar10", "edge_gradients_cifar10")
+        ]
+        assert cells[0].signature == cells[1].signature
 
 
 # What the user asks for

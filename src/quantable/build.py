@@ -13,12 +13,14 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import nn
 
+from quantable import ranks
 from quantable.allocator import keep_freed_memory
 from quantable.bits_file import check_layers
 from quantable.classifier import Classifier, Stream
-from quantable.data.images import Images, TrainBatches
+from quantable.data.images import Images, Share, TrainBatches
 from quantable.layers import LayerShape
 from quantable.names import UserError
 from quantable.quantize import Quantize
@@ -26,7 +28,7 @@ from quantable.record import cell_name
 from quantable.saved import final_weights, load_plain, load_quantizers
 from quantable.shapes import PACKAGED, read_shapes, shape_key, write_shapes
 from quantable.store import Store
-from quantable.trace import layer_shapes
+from quantable.trace import batch_norm_channels, layer_shapes
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
 
@@ -62,7 +64,7 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     if config["recipe"]["channels_last"]:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     built.shapes = layer_shapes(net, built.input_size)
-    _keep_shapes(config, built.shapes, store)
+    _keep_shapes(config, built, store)
     if config["bits"]["file"] is not None:
         check_layers(
             config["bits"]["layers"], [s.name for s in built.shapes], config["bits"]["file"]
@@ -104,10 +106,15 @@ def part_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
 
 
 def trainer_of(config: Mapping[str, Any]) -> pl.Trainer:
-    """Lightning's trainer without anything that writes or prints; the callbacks are ours."""
+    """Lightning's trainer without anything that writes or prints; the callbacks are ours.
+
+    It knows of one device, this process's own: several are this project's affair (``ranks``).
+    """
+    several = ranks.count() > 1
     return pl.Trainer(
         accelerator=config["trainer"]["accelerator"],
-        devices=1,
+        devices=[ranks.rank()] if several and on_gpus(config) else 1,
+        plugins=[LightningEnvironment()],  # inside SLURM too, whose signals are ours to hear
         precision=config["recipe"]["precision"],
         max_epochs=-1,  # the module's phases end the run
         logger=False,
@@ -117,11 +124,33 @@ def trainer_of(config: Mapping[str, Any]) -> pl.Trainer:
     )
 
 
+def on_gpus(config: Mapping[str, Any]) -> bool:
+    """Whether a run uses CUDA."""
+    return config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+
+
+def devices_of(config: Mapping[str, Any]) -> int:
+    """Devices of a run; only training shares its work among several."""
+    number: int = config["trainer"]["devices"]
+    recipe = config["recipe"]
+    if number == 1 or config["search"] is not None or recipe["epochs"] == 0:
+        return 1
+    if recipe["batch_size"] % number:
+        raise UserError(
+            f"trainer.devices={number}: they cannot share recipe.batch_size="
+            f"{recipe['batch_size']} evenly; the batch is the recipe's and stays as large"
+        )
+    if recipe["compile"]:
+        raise UserError(f"trainer.devices={number}: recipe.compile=true is for one device")
+    return number
+
+
 def fit(trainer: pl.Trainer, module: Classifier, batches: TrainBatches) -> None:
     """Train ``module`` from where it is to the end of its phases."""
     with warnings.catch_warnings():
         # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # who starts us knows
         trainer.fit(module, train_dataloaders=Stream(module, batches))
 
 
@@ -132,6 +161,7 @@ def loading_of(config: Mapping[str, Any], device: torch.device) -> dict[str, Any
         "batch_size": recipe["batch_size"],
         "device": device,
         "channels_last": recipe["channels_last"],
+        "share": Share(ranks.rank(), ranks.count()),
     }
 
 
@@ -146,8 +176,9 @@ def _check_first_weights(config: Mapping[str, Any]) -> None:
         )
 
 
-def _keep_shapes(config: dict[str, Any], shapes: Sequence[LayerShape], store: Store) -> None:
+def _keep_shapes(config: dict[str, Any], built: Built, store: Store) -> None:
     """Trace once: what plan and report need without torch."""
     key = shape_key(config["model"], config["data"]["input_size"])
     if read_shapes(key, [PACKAGED, store.shapes]) is None:
-        write_shapes(key, shapes, store.shapes)
+        channels = batch_norm_channels(built.net)
+        write_shapes(key, built.shapes, store.shapes, batch_norm_channels=channels)

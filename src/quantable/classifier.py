@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrize import is_parametrized
 from torchmetrics.classification import MulticlassAccuracy
 
+from quantable import ranks
 from quantable.channels import shrink_to
 from quantable.data.images import Images, TrainBatches
 from quantable.names import UserError
+from quantable.preempt import Preempted, heeding, listen_before_others, noted, stop
 from quantable.quantize import Quantize
 
 Batch = tuple[Tensor, Tensor]  # images (n, c, h, w), labels (n,)
@@ -104,6 +107,10 @@ class Classifier(pl.LightningModule):
         done = self.epoch - self.phase_start + (self.batch + 0.5) / self.batches
         return self.schedule(min(done / self.phase_epochs, 1.0), self.phase)
 
+    def on_train_start(self) -> None:
+        """Hear the scheduler first: by now Lightning has put a handler of its own before ours."""
+        listen_before_others()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate of this step."""
         factor = self.learning_rate_factor()
@@ -113,12 +120,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; sums are kept on the device without synchronizing."""
         x, y = batch  # x: (n, c, h, w)
-        logits = self.net(x)
+        with ranks.JointNorms() if ranks.count() > 1 else nullcontext():
+            logits = self.net(x)
         loss = cross_entropy(logits, y)
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == y).sum()
             n = torch.tensor(len(y), device=y.device)
-            self.sums += torch.stack([loss.detach().double() * n, correct, n])
+            self.sums += ranks.total(torch.stack([loss.detach().double() * n, correct, n]))
         for teacher in self.teacher:
             with torch.no_grad():
                 target = teacher.to(x.device)(x).softmax(dim=1)
@@ -126,6 +134,10 @@ class Classifier(pl.LightningModule):
         for penalty in self.penalties:
             loss = loss + penalty()
         return loss
+
+    def on_after_backward(self) -> None:
+        """Average the gradients over the devices, before anything looks at them."""
+        ranks.average_gradients(self.parameters())
 
     def check_finite(self) -> None:
         """End a diverged run with a message instead of a useless record."""
@@ -165,24 +177,25 @@ def evaluate(
     size: int,
     teacher: nn.Module | None = None,
 ) -> Measures:
-    """Measure ``net`` over all images, each seen exactly once."""
+    """Measure ``net`` over all ``size`` images, each seen exactly once; each device has a share."""
     was_training = net.training
     net.eval()
     accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
-    losses, agreeing, seen = [], 0, 0
+    found = torch.zeros(3, dtype=torch.float64)  # loss x images, agreeing, images
     for x, y in batches:
         logits = net(x).float()
         accuracy.to(x.device).update(logits, y)
-        losses.append(cross_entropy(logits, y, reduction="sum").double())
+        loss = cross_entropy(logits, y, reduction="sum").double()
+        same = loss.new_zeros(())
         if teacher is not None:
-            same = logits.argmax(dim=1) == teacher.to(x.device)(x).argmax(dim=1)
-            agreeing += int(same.sum())
-        seen += len(y)
+            same += (logits.argmax(dim=1) == teacher.to(x.device)(x).argmax(dim=1)).sum()
+        found = found.to(x.device) + torch.stack([loss, same, loss.new_tensor(len(y))])
     net.train(was_training)
-    assert seen == size, f"saw {seen} images, the set has {size}"
+    loss_sum, agreeing, seen = ranks.total(found).tolist()
+    assert seen == size, f"saw {seen:.0f} images, the set has {size}"
     return Measures(
-        float(torch.stack(losses).sum()) / seen,
-        100 * float(accuracy.compute()),
+        loss_sum / seen,
+        100 * float(accuracy.compute()),  # also sums over the devices
         None if teacher is None else 100 * agreeing / seen,
     )
 
@@ -196,12 +209,15 @@ def measured(
     """Measure ``net`` on each split of ``batches``, under the names of a history line.
 
     Loss and agreement with ``teacher`` are of the test images alone. In float32 whatever the
-    precision of the training: an accuracy is that of the weights.
+    precision of the training: an accuracy is that of the weights. Ends by ``Preempted`` between two
+    batches when a signal has come; with several devices, the next batch of training does.
     """
     line: dict[str, float | None] = {}
     for split, of_split in batches.items():
         compared = teacher if split == "test" else None
-        found = evaluate(net, of_split, images.classes, images.sizes[split], compared)
+        size = images.sizes[split]
+        heard = heeding(of_split) if ranks.count() == 1 else of_split
+        found = evaluate(net, heard, images.classes, size, compared)
         line[f"{split}_top1_pct"] = found.top1_pct
         if split == "test":
             line |= {"test_loss": found.loss, "agreement_pct": found.agreement_pct}
@@ -250,8 +266,25 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     os.replace(temporary, path)
 
 
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of torch's generators: the CPU's, and a list with that of ``device`` if it is a GPU.
+
+    All devices of a run draw the same: noise on a weight's gradient is that of one device.
+    """
+    on_gpu = device.type == "cuda"
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state(device)] if on_gpu else [],
+    }
+
+
 class Keep(pl.Callback):
-    """Counts epochs, ends the run with its last phase, and writes the checkpoint by rename."""
+    """Counts epochs, ends the run with its last phase, and writes the checkpoint by rename.
+
+    ``Preempted`` leaves a checkpoint of the very place: between two batches of training, or with
+    all of an epoch's batches done and its evaluation still to come. Several devices decide
+    together, and the first one writes.
+    """
 
     def __init__(
         self,
@@ -277,7 +310,9 @@ class Keep(pl.Callback):
         assert isinstance(pl_module, Classifier)
         if self.random is not None:
             torch.set_rng_state(self.random["cpu"])
-            torch.cuda.set_rng_state_all(self.random["cuda"])
+            device = trainer.strategy.root_device
+            if device.type == "cuda" and self.random["cuda"]:
+                torch.cuda.set_rng_state(self.random["cuda"][0], device)
         trainer.should_stop = pl_module.finished
 
     def on_train_batch_end(
@@ -286,7 +321,10 @@ class Keep(pl.Callback):
         """Count the step; save when the interval is over (the end of an epoch saves itself)."""
         assert isinstance(pl_module, Classifier)
         pl_module.batch += 1
-        due = time.perf_counter() - self.saved > self.every_seconds
+        overdue = time.perf_counter() - self.saved > self.every_seconds
+        asked, due = ranks.any_rank(noted(), overdue) if ranks.count() > 1 else (noted(), overdue)
+        if asked:
+            stop()
         if due and pl_module.batch < pl_module.batches:
             pl_module.check_finite()
             self.save(trainer, pl_module)
@@ -298,8 +336,18 @@ class Keep(pl.Callback):
         module.epoch, module.batch = module.epoch + 1, 0
         module.sums.zero_()
         module.finished |= module.epoch >= module.phase_start + module.phase_epochs
+        ranks.check_equal(module.net)
         self.save(trainer, module)
         trainer.should_stop = module.finished
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save when the scheduler wants the machine back."""
+        if isinstance(exception, Preempted):
+            assert isinstance(pl_module, Classifier)
+            pl_module.check_finite()
+            self.save(trainer, pl_module)
 
     def total_seconds(self) -> float:
         """Training time of this and the interrupted attempts, in seconds."""
@@ -313,7 +361,7 @@ class Keep(pl.Callback):
             "quantize": self.quantize.state_dict() if self.quantize else {},
             "module": {name: getattr(module, name) for name in PROGRESS},
             "sums": module.sums,
-            "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+            "random": random_state(trainer.strategy.root_device),
             "origin": {
                 "commit": self.commit,
                 "clean": self.clean,
@@ -321,7 +369,8 @@ class Keep(pl.Callback):
                 "wall_seconds": self.total_seconds(),
             },
         }
-        save(state, self.path)
+        if ranks.rank() == 0:
+            save(state, self.path)
         self.saved = time.perf_counter()
 
     def restore(self, module: Classifier) -> None:

@@ -1,135 +1,42 @@
-"""What the commands do: parse, plan, run cells in order, report. No torch here."""
+"""What the commands do: plan, run cells wherever they are to run, tell how they do, report.
+
+No torch here.
+"""
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from quantable.bits_file import write_bits
 from quantable.columns import COLUMNS, hardware_of
-from quantable.config import ROOT, RunConfig
-from quantable.data.layouts import missing, probe_variant
+from quantable.config import ROOT
+from quantable.data.layouts import missing
+from quantable.executor import actions
+from quantable.executor.board import Board, Work
+from quantable.executor.inline import Failures, run_inline
+from quantable.executor.pool import run_pool
+from quantable.executor.status import uncancel
 from quantable.names import UserError, unknown
-from quantable.progress import Progress
-from quantable.published import fill
-from quantable.record import Record, cell_name
+from quantable.preempt import Preempted
+from quantable.record import Head, cell_name
 from quantable.report.model import Report, Reporter
 from quantable.report.render import FORMATS
-from quantable.store import Store, wait
-from quantable.table import (
-    BUDGETS,
-    SINGLE,
-    Asked,
-    Cell,
-    Row,
-    Table,
-    load_table,
-    table_names,
-)
+from quantable.store import Store
+from quantable.table import Cell, Table, load_table, table_names
+from quantable.words import Words, asked_tables, narrowed, parse
 
 EVIDENCE = ROOT / "reproduce" / "evidence"
-ACTIONS = ("run", "plan")
-FACES = (*FORMATS, "figures")  # figures are files, the others text
-CONTROL = ("table", "action", "format", "rows", "seed", "budget", "store", "published")
+STOPPED = 75  # exit status: stopped by a scheduler, the same command goes on (EX_TEMPFAIL)
 
 
-@dataclass(frozen=True)
-class Words:
-    """A parsed command line."""
-
-    tables: tuple[str, ...]
-    action: str
-    format: str
-    store: Path
-    published: Path | None  # a user's own numbers for one of the tables
-    asked: Asked
-
-
-def parse(words: Sequence[str]) -> Words:
-    """Split the command line into what concerns the suite and overrides of the run config."""
-    control: dict[str, str] = {}
-    overrides = []
-    for word in words:
-        key, equals, value = word.lstrip("+").partition("=")
-        if not equals:
-            raise UserError(f"command line: '{word}' is not of the form key=value")
-        if key in CONTROL:
-            control[key] = value
-        elif "." in key or key in RunConfig.model_fields:
-            overrides.append(word)
-        else:
-            raise unknown("word", key, {*CONTROL, *RunConfig.model_fields}, "command line")
-    for key, allowed in (("action", ACTIONS), ("format", FACES), ("budget", BUDGETS)):
-        if key in control and control[key] not in allowed:
-            raise unknown(key, control[key], allowed, "command line")
-    store = ROOT / Path(control.get("store", "runs")).expanduser()
-    asked = Asked(
-        overrides=tuple(overrides),
-        budget=control.get("budget"),
-        rows=_names("rows", control["rows"]) if "rows" in control else None,
-        seeds=_seeds(control["seed"]) if "seed" in control else None,
-        stores=(Store(store),),
-    )
-    return Words(
-        tables=_names("table", control["table"]) if "table" in control else (),
-        action=control.get("action", "run"),
-        format=control.get("format", "terminal"),
-        store=store,
-        published=_file(control["published"]) if "published" in control else None,
-        asked=asked,
-    )
-
-
-def _list(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.strip("[]").split(",") if part.strip())
-
-
-def _names(key: str, value: str) -> tuple[str, ...]:
-    names = _list(value)
-    if not names:
-        raise UserError(f"command line: {key}={value}: give at least one name")
-    return names
-
-
-def _file(value: str) -> Path:
-    if not value:
-        raise UserError("command line: published=: give a file")
-    return Path(value).expanduser()
-
-
-def _seeds(value: str) -> tuple[int, ...]:
-    try:
-        seeds = tuple(int(part) for part in _list(value))
-    except ValueError:
-        seeds = ()
-    if not seeds or min(seeds) < 0:
-        raise UserError(f"command line: seed={value}: give integers from 0 on, such as seed=0,1,2")
-    return seeds
-
-
-def asked_tables(words: Words) -> list[Table]:
-    """Load the asked tables; without one, a single run stands as a table of one row."""
-    if words.tables:
-        tables = [load_table(name) for name in words.tables]
-        return fill(tables, words.published) if words.published is not None else tables
-    if words.published is not None:
-        raise UserError(f"published={words.published}: name its table: +table=<id>")
-    single = Table(
-        id=SINGLE,
-        paper="none",
-        title="a single run",
-        source="no table",
-        budget="paper",
-        seeds=(0,),
-        base=(),
-        columns=dict.fromkeys(
-            ("top1_pct", "mean_bits", "macs_m", "energy_uj", "pim_energy_uj", "training_complexity")
-        ),
-        rows={"run": Row(label="run", overrides=())},
-    )
-    return [single]
+def work_of(words: Words, tables: Sequence[Table] | None = None) -> list[Work]:
+    """What a command line asks for, table by table."""
+    tables = asked_tables(words) if tables is None else tables
+    asked = [narrowed(words.asked, table, tables) for table in tables]
+    budgeted = [replace(a, budget=a.budget or t.budget) for t, a in zip(tables, asked, strict=True)]
+    return [Work(t, a, a.cells(t)) for t, a in zip(tables, budgeted, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -138,71 +45,75 @@ class State:
 
     cell: Cell
     variant: str | None  # of the data on this machine; None where the set is not here
-    word: str  # done | running | missing | stale | waiting
-    record: Record | None
+    word: str  # done | running | queued | failed | ... | stale | missing | waiting
 
 
-def state(cell: Cell, store: Store, known: Sequence[Record]) -> State:
-    """Look a cell up: done, running, stale (only a record of an older question), or missing.
+def state(cell: Cell, board: Board, known: Sequence[Head]) -> State:
+    """Look a cell up: as the board has it, or stale (only a record of an older question).
 
     One that waits has bit-widths that a search has yet to find.
     """
-    data = cell.config["data"]
-    variant = probe_variant(data["root"], lossless=data["lossless"])
-    if cell.search is not None:
-        return State(cell, variant, "waiting", None)
-    record = store.find(cell.signature, variant)
-    if record is not None:
-        return State(cell, variant, "done", record)
-    if store.running(cell_name(cell.signature, variant)):
-        return State(cell, variant, "running", None)
-    same = (cell.table, cell.row, cell.seed, cell.config["budget"]["name"])
-    older = any(
-        (r.table, r.row, r.seed, r.budget) == same and r.signature != cell.signature for r in known
-    )
-    return State(cell, variant, "stale" if older else "missing", None)
+    line = board.line(cell)
+    if line.word == "missing":
+        same = (cell.table, cell.row, cell.seed, cell.config["budget"]["name"])
+        if any((r.table, r.row, r.seed, r.budget) == same for r in known):
+            return State(cell, line.variant, "stale")
+    return State(cell, line.variant, line.word)
 
 
-def plan(table: Table, words: Words) -> None:
+def plan(words: Words) -> int:
     """Print the cells with their state and commands, and the costs known without training."""
     store = Store(words.store)
-    known = store.records()
-    print(f"{table.id}: {table.title}")
-    for cell in words.asked.cells(table):
-        now = state(cell, store, known)
-        where = "" if now.variant is not None else "; its data set is not on this machine"
-        name = f"after search {cell.search}" if cell.search is not None else cell.signature
-        line = f"  {now.word:8} {cell.row} seed {cell.seed} [{name}]{where}"
-        print(line)
-        if now.word != "done":
-            print(f"           {cell.command}")
-    asked = replace(words.asked, budget=words.asked.budget or table.budget)
-    costs = [name for name in table.columns if not COLUMNS[name].trained]
-    reporter = Reporter(table.model_copy(update={"columns": dict.fromkeys(costs)}), asked, [store])
-    report = reporter.report().model_copy(update={"claims": [], "notes": []})
-    print(FORMATS["terminal"](report))
+    board, known = Board(store), store.heads()
+    for work in work_of(words):
+        table = work.table
+        print(f"{table.id}: {table.title}")
+        for cell in work.cells:
+            now = state(cell, board, known)
+            where = "" if now.variant is not None else "; its data set is not on this machine"
+            name = f"after search {cell.search}" if cell.search is not None else cell.signature
+            print(f"  {now.word:8} {cell.label} [{name}]{where}")
+            if now.word != "done":
+                print(f"           {cell.command}")
+        costs = [name for name in table.columns if not COLUMNS[name].trained]
+        only_costs = table.model_copy(update={"columns": dict.fromkeys(costs)})
+        report = Reporter(only_costs, work.asked, [store]).report()
+        print(FORMATS["terminal"](report.model_copy(update={"claims": [], "notes": []})))
+    return 0
 
 
-def run(table: Table, words: Words) -> Report:
+def run(words: Words, tables: Sequence[Table] | None = None) -> int:
     """Train what misses, waiting for cells that another runner holds, and report."""
     store = Store(words.store)
-    asked = replace(words.asked, budget=words.asked.budget or table.budget)
-    waiting = asked.cells(table)
-    _check(waiting, store)
-    failures: dict[str, str] = {}  # by signature
-    if any(state(cell, store, ()).word != "done" for cell in waiting):
-        with Progress(len(waiting)) as progress:
-            while waiting:
-                now = (_again(cell, table, asked) for cell in waiting)
-                left = [cell for cell in now if not _settle(cell, store, progress, failures)]
-                if len(left) == len(waiting):
-                    wait()
-                waiting = left
-    if failures:
-        raise UserError("\n".join(failures.values()))
-    report = show(Reporter(table, asked, [store]), words)
+    works = work_of(words, tables)
+    for work in works:
+        _check(work.cells, store)
+        _ask_again(work.cells, store)
+    everything = [cell for work in works for cell in work.cells]
+    kinds = {cell.config["executor"]["name"] for cell in everything} or {"inline"}
+    if len(kinds) > 1:
+        raise UserError(f"executor: one command has one, and here are {', '.join(sorted(kinds))}")
+    for part in [[work] for work in works] if kinds == {"inline"} else [works]:
+        failures = _trained(part, kinds.copy().pop(), store)
+        if failures:
+            raise UserError("\n".join(failures.values()))
+        for work in part:
+            _report(work, words, store)
+    return 0
+
+
+def _trained(works: Sequence[Work], kind: str, store: Store) -> Failures:
+    """Bring the cells of one or several tables to their end."""
+    if kind == "inline":
+        return run_inline(works[0], store)
+    return (run_pool if kind == "pool" else actions.run_jobs)(works, store)
+
+
+def _report(work: Work, words: Words, store: Store) -> Report:
+    """Show a finished table and keep a copy."""
+    report = show(Reporter(work.table, work.asked, [store]), words)
     store.reports.mkdir(parents=True, exist_ok=True)
-    copy = store.reports / f"{table.id}.md"
+    copy = store.reports / f"{work.table.id}.md"
     copy.write_text(FORMATS["markdown"](report) + "\n")
     if words.format == "terminal":
         print(f"Markdown: {copy}\nRecords:  {store.folder / 'records'}")
@@ -210,16 +121,39 @@ def run(table: Table, words: Words) -> Report:
 
 
 def show(reporter: Reporter, words: Words) -> Report:
-    """Print a report in the asked form, or draw its figures and print where they are."""
+    """Print a report in the asked form, or write its files and print where they are."""
     report = reporter.report()
-    if words.format == "figures":
-        # matplotlib only where something is drawn
-        from quantable.report.figures import write_figures
-
-        print("\n".join(write_figures(reporter, Store(words.store).reports / report.table)))
-    else:
+    if words.format in FORMATS:
         print(FORMATS[words.format](report))
+    else:
+        print(*_made(words.format, reporter, Store(words.store).reports), sep="\n")
     return report
+
+
+def _made(face: str, reporter: Reporter, folder: Path) -> list[str]:
+    """What the faces print that need more than the standard ones: each loads its own library."""
+    match face:
+        case "html":
+            from quantable.report.html import write_html
+
+            return list(map(str, write_html([reporter], folder, index=False)))
+        case "latex":
+            from quantable.report.latex import latex
+
+            return [latex(reporter.report())]
+        case "parquet":
+            from quantable.report.parquet import write_parquet
+
+            return [str(write_parquet(reporter, folder))]
+        case "figures":
+            from quantable.report.figures import write_figures
+
+            return write_figures(reporter, folder / reporter.table.id)
+        case "wandb":
+            from quantable.report.wandb_report import publish
+
+            return [publish(reporter)]
+    raise AssertionError(f"{face} is checked by parse")
 
 
 def _check(cells: Sequence[Cell], store: Store) -> None:
@@ -227,82 +161,141 @@ def _check(cells: Sequence[Cell], store: Store) -> None:
 
     That is: constants, a missing data set, a run to begin with that is neither here nor planned.
     """
-    planned = {cell.signature for cell in cells}
+    planned, board = {cell.signature for cell in cells}, Board(store)
     for cell in cells:
         hardware_of(cell.config)
-        now = state(cell, store, ())
+        variant = board.variant(cell)
         for need in cell.needs:
-            if need not in planned and store.find(need, now.variant) is None:
+            if need not in planned and not store.has(need, variant):
                 raise UserError(
-                    f"{cell.row} seed {cell.seed}: it begins with run {need}, which is not in "
+                    f"{cell.label}: it begins with run {need}, which is not in "
                     f"{store.folder}; train that first, into the same store"
                 )
-        if now.variant is None and now.record is None:
+        if variant is None and not store.has(cell.signature, variant):
             raise missing(cell.config["data"]["id"], cell.config["data"]["root"])
+    if any(c.config["logger"] and not store.has(c.signature, board.variant(c)) for c in cells):
+        # wandb only where a run is streamed
+        from quantable.logger.wandb_run import ready
+
+        ready()
 
 
-def _again(cell: Cell, table: Table, asked: Asked) -> Cell:
-    """Look again at a cell that waited for a search."""
-    if cell.search is None:
-        return cell
-    return asked.cell(table, cell.row, cell.config["budget"]["name"], cell.seed)
+def _ask_again(cells: Sequence[Cell], store: Store) -> None:
+    """Forget that cells were cancelled before."""
+    board = Board(store)
+    uncancel(store, [cell_name(cell.signature, board.variant(cell)) for cell in cells])
 
 
-def _settle(cell: Cell, store: Store, progress: Progress, failures: dict[str, str]) -> bool:
-    """Bring one cell to its end; False while another runner holds it, or one that it needs."""
-    for need in cell.needs:
-        if need in failures:
-            failures[cell.signature] = (
-                f"{cell.row} seed {cell.seed}: needs run {need}, which failed"
-            )
-            progress.failed(cell)
-            return True
-    now = state(cell, store, ())
-    if any(store.find(need, now.variant) is None for need in cell.needs):
-        return False
-    name = cell_name(cell.signature, now.variant)
-    with store.claim(name) as claimed:
-        if not claimed:
-            return False
-        if state(cell, store, ()).record is None:  # may be there since we looked
-            from quantable.run import run_cell  # torch only where something is trained
+def submit(words: Words) -> int:
+    """Hand what misses to the cluster and return."""
+    store = Store(words.store)
+    works = work_of(words)
+    for work in works:
+        _check(work.cells, store)
+    print(actions.submit_all(works, store))
+    return 0
 
-            assert now.variant is not None
-            progress.start(cell)
-            try:
-                record = run_cell(cell, store, now.variant, progress.tell)
-            except (UserError, NotImplementedError) as error:
-                failures[cell.signature] = f"{cell.row} seed {cell.seed}: {error}"
-                progress.failed(cell)
-                return True
-            store.add(record)
-            progress.finish(cell, record)
-        else:
-            progress.skip()
-    if cell.bits is not None:
-        write_bits(cell.bits, store.bits(f"{cell.table}-{cell.row}-{cell.signature}"))
-    return True
+
+def status(words: Words) -> int:
+    """Print where every cell stands."""
+    store = Store(words.store)
+    print(actions.overview(work_of(words), store))
+    return 0
+
+
+def watch(words: Words) -> int:
+    """Show where every cell stands until nobody has one in hand; hand over what is left."""
+    store = Store(words.store)
+    return actions.watch(work_of(words), store)
+
+
+def collect(words: Words) -> int:
+    """Report once every cell is done; else say what misses, with exit status 1."""
+    store = Store(words.store)
+    works = work_of(words)
+    if said := actions.unfinished(works, store):
+        print(said, file=sys.stderr)
+        return 1
+    for work in works:
+        _report(work, words, store)
+    return 0
+
+
+def cancel(words: Words) -> int:
+    """Stop the cells that anybody has in hand; they keep their checkpoints."""
+    store = Store(words.store)
+    print(actions.cancel_all(work_of(words), store))
+    return 0
+
+
+def wandb_replay(words: Words) -> int:
+    """Send the stored histories of the cells that are done to Weights & Biases."""
+    from quantable.logger.wandb_run import replay
+
+    store = Store(words.store)
+    for work in work_of(words):
+        found = (store.find(cell.signature, None) for cell in work.cells if cell.search is None)
+        records = [record for record in found if record is not None]
+        print(f"{work.table.id}: {len(records)} of {len(work.cells)} cells are in {store.folder}")
+        replay(records, work.cells[0].config["logger"], store.folder)
+    return 0
+
+
+DO: Mapping[str, Callable[[Words], int]] = {
+    "run": run,
+    "plan": plan,
+    "submit": submit,
+    "status": status,
+    "watch": watch,
+    "collect": collect,
+    "cancel": cancel,
+    "wandb_replay": wandb_replay,
+}
 
 
 def run_main(words: Sequence[str]) -> int:
     """Do what ``reproduce/run.py`` was asked."""
     parsed = parse(words)
-    for table in asked_tables(parsed):
-        if parsed.action == "plan":
-            plan(table, parsed)
-        else:
-            run(table, parsed)
-    return 0
+    if parsed.compare is not None:
+        raise UserError("compare: it belongs to reproduce/report.py")
+    return DO[parsed.action](parsed)
 
 
 def report_main(words: Sequence[str]) -> int:
     """Do what ``reproduce/report.py`` was asked: print, train nothing."""
     parsed = parse(words)
+    if parsed.compare is not None:
+        return _compared(parsed, parsed.compare)
+    stores = [Store(parsed.store), Store(EVIDENCE)]
+    if parsed.format == "html":
+        return _pages(parsed, stores)
     if not parsed.tables:
         raise UserError(f"report: name a table: +table=<{'|'.join(table_names())}>")
     for table in asked_tables(parsed):
-        stores = [Store(parsed.store), Store(EVIDENCE)]
         show(Reporter(table, parsed.asked, stores), parsed)
+    return 0
+
+
+def _compared(words: Words, places: tuple[str, str]) -> int:
+    """Print what changed between two stores or commits, in the asked tables or in all."""
+    from quantable.report.compare import FORMATS as FACES  # scipy only where something is tested
+    from quantable.report.compare import compare
+
+    if words.format not in FACES:
+        raise unknown("format", words.format, FACES, "compare")
+    tables = asked_tables(words) if words.tables else list(map(load_table, table_names()))
+    print(FACES[words.format](compare(tables, words.asked, *places)))
+    return 0
+
+
+def _pages(words: Words, stores: Sequence[Store]) -> int:
+    """Write the asked tables as one page; without a table an index, and a page for each."""
+    from quantable.report.html import write_html
+
+    index = not words.tables and words.published is None
+    tables = map(load_table, table_names()) if index else asked_tables(words)
+    reporters = [Reporter(table, words.asked, stores) for table in tables]
+    print(*write_html(reporters, Store(words.store).reports, index=index), sep="\n")
     return 0
 
 
@@ -325,6 +318,9 @@ def entry(main: Callable[[Sequence[str]], int], help_text: str) -> NoReturn:
     except BrokenPipeError:  # a reader such as `head` has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Preempted as stop:
+        print(f"{stop}: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(STOPPED)
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -17,6 +17,7 @@ from quantable.cost.memory import (
     ACCOUNTINGS,
     Unit,
     batch_norm_bytes,
+    kb_targets,
     memory_bytes,
     to_unit,
     weight_bytes,
@@ -269,11 +270,57 @@ def _memory(accounting: str) -> Callable[[Facts], Mapping[str, float] | None]:
             }
         if facts.shapes is None or facts.bits is None:
             return None
-        return memory_bytes(
+        found = memory_bytes(
             facts.shapes, facts.bits, batch_norm_channels=channels, accounting=accounting
         )
+        if (kb := _learned_weight_kb(facts)) is not None:
+            found["weights"] = 1000 * kb
+        return found
 
     return parts
+
+
+def _learned_weight_kb(facts: Facts) -> float | None:
+    """Weights with every channel at its own learned width, where the run's bits are the widest."""
+    return None if facts.epoch is None or facts.cost_bits is not None else facts.epoch.weight_kb
+
+
+def targets_kb(record: Record, shapes: Sequence[LayerShape]) -> tuple[float, float] | None:
+    """Budgets in kB, of weights and of activations, that a run was given; None without any."""
+    method = "quantizer.callback"
+    if record.config.get(f"{method}.target") is None:
+        return None
+    return kb_targets(
+        shapes,
+        record.config[f"{method}.target"],
+        kb_per_bit=record.config[f"{method}.kb_per_bit"],
+        accounting=record.config[f"{method}.accounting"],
+    )
+
+
+def _off_target(
+    of: Callable[[Sequence[float], Sequence[float]], float],
+) -> Callable[[Facts], float | None]:
+    """Make a column of how far a run's last sizes lie from its targets; above 0 is too large."""
+
+    def column(facts: Facts) -> float | None:
+        record, epoch, shapes = facts.record, facts.epoch, facts.shapes
+        if record is None or epoch is None or shapes is None:
+            return None
+        targets = targets_kb(record, shapes)
+        if targets is None or epoch.weight_kb is None or epoch.act_kb is None:
+            return None
+        return of((epoch.weight_kb, epoch.act_kb), targets)
+
+    return column
+
+
+def _off_pct(size: float, target: float) -> float:
+    return 100 * (size / target - 1)
+
+
+def _farther_pct(sizes: Sequence[float], targets: Sequence[float]) -> float:
+    return max(map(_off_pct, sizes, targets), key=abs)
 
 
 def _compression(layers: Sequence[LayerShape], bits: Mapping[str, Bits], _: Hardware) -> float:
@@ -406,6 +453,16 @@ COLUMNS: dict[str, Column] = {
     "act_kb": _memory_part("edge", "activations", "activations"),
     "act_max_kb": _memory_part("edge_largest", "activations", "largest activation"),
     "weight_kb": _memory_part("edge", "weights", "weights and biases"),
+    "target_off_pct": Column(
+        "memory off its target",
+        "%",
+        2,
+        True,
+        _off_target(lambda sizes, targets: _off_pct(sum(sizes), sum(targets))),
+    ),
+    "farther_off_pct": Column(
+        "weights or activations off theirs, the farther", "%", 2, True, _off_target(_farther_pct)
+    ),
     "bn_kb": _memory_part("edge", "batch_norm", "batch norm"),
     "total_mb": _memory_total("edge", "total"),
     "total_both_bn_mb": _memory_total("edge_both_bn", "total, both BN numbers"),

@@ -8,14 +8,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -31,7 +31,8 @@ CONF = ROOT / "conf"
 
 # Keys that cannot change a trained number: machine and places; wording and arithmetic afterwards.
 MACHINE = (
-    *("trainer", "store", "model.net.weights", "data.root", "data.loader", "data.source"),
+    *("trainer", "executor", "logger", "store"),
+    *("model.net.weights", "data.root", "data.loader", "data.source"),
     *("bits.file", "search.rule.workers"),  # the content of a bits file becomes bits.layers
 )
 NOT_SIGNED = (*MACHINE, "hardware", "data.title")
@@ -100,6 +101,49 @@ class TrainerConfig(_Strict):
     accelerator: Literal["auto", "cpu", "gpu"]
     threads: int | None = Field(ge=1)
     checkpoint_seconds: float = Field(gt=0)
+    devices: int = Field(ge=1)
+
+
+class InlineConfig(_Strict):
+    """One cell after the other in this process."""
+
+    name: Literal["inline"]
+
+
+class PoolConfig(_Strict):
+    """Cells side by side on this machine, each in a process of its own."""
+
+    name: Literal["pool"]
+    workers: int | None = Field(ge=1)
+    memory_gib: float = Field(gt=0)
+    retries: int = Field(ge=0)
+
+
+class SlurmConfig(_Strict):
+    """Cells as jobs of a SLURM cluster, submitted in arrays."""
+
+    name: Literal["slurm"]
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gpus: int = Field(ge=0)
+    cpus: int = Field(ge=1)
+    memory_gib: float | None = Field(gt=0)
+    minutes: int | None = Field(ge=1)
+    max_parallel: int = Field(ge=1)
+    signal_seconds: int = Field(ge=1)
+    retries: int = Field(ge=0)
+    container: str | None
+    setup: list[str]
+    more: dict[str, str | int | float | bool]
+
+
+class LoggerConfig(_Strict):
+    """A project of Weights & Biases that runs are streamed to."""
+
+    project: str = Field(min_length=1)
+    entity: str | None
 
 
 class HardwareConfig(_Strict):
@@ -154,6 +198,8 @@ class RunConfig(_Strict):
     recipe: RecipeConfig
     budget: BudgetConfig
     trainer: TrainerConfig
+    executor: Annotated[InlineConfig | PoolConfig | SlurmConfig, Field(discriminator="name")]
+    logger: LoggerConfig | None
     hardware: HardwareConfig
     start: Signature | None
     teacher: Signature | None
@@ -220,14 +266,12 @@ def _composed(words: Sequence[str]) -> DictConfig:
     if not file.is_file():
         return compose("run", overrides=list(words))
     others = [word for word in choices if not word.startswith("budget=")]
-    parser = OverridesParser.create()
-    values = parser.parse_overrides([word for word in words if word not in choices])
+    values = [_parsed(word) for word in words if word not in choices]
     plain = (OverrideType.CHANGE, OverrideType.FORCE_ADD)
     if any(value.is_sweep_override() or value.type not in plain for value in values):
         return compose("run", overrides=list(words))
-    config = deepcopy(_chosen(tuple(others)))
     try:
-        config.merge_with(OmegaConf.load(file))
+        config = deepcopy(_budgeted(tuple(others), file))
         for value in values:
             new = value.type == OverrideType.FORCE_ADD
             OmegaConf.update(config, value.key_or_group, value.value(), merge=True, force_add=new)
@@ -239,6 +283,19 @@ def _composed(words: Sequence[str]) -> DictConfig:
 @lru_cache
 def _chosen(choices: tuple[str, ...]) -> DictConfig:
     return compose("run", overrides=list(choices))
+
+
+@lru_cache
+def _budgeted(choices: tuple[str, ...], budget: Path) -> DictConfig:
+    config = deepcopy(_chosen(choices))
+    config.merge_with(OmegaConf.load(budget))
+    return config
+
+
+@cache  # a report composes thousands of rows of the same few words
+def _parsed(word: str) -> Override:
+    (value,) = OverridesParser.create().parse_overrides([word])
+    return value
 
 
 def _read_bits(config: DictConfig) -> None:
@@ -264,7 +321,9 @@ def _refuse_derived(overrides: Sequence[str]) -> None:
 
 
 def _hydra_word(word: str) -> str:
-    """Let ``bits.layers={...}`` name layers, which no config can list, and signatures be words.
+    """Let ``bits.layers={...}`` and ``executor.more={...}`` name what no config can list.
+
+    Signatures are words, whatever digits they consist of.
 
     >>> _hydra_word("start=123456789012")
     "start='123456789012'"
@@ -272,7 +331,7 @@ def _hydra_word(word: str) -> str:
     key, _, value = word.partition("=")
     if key in ("start", "teacher") and value not in ("", "null"):
         return f"{key}='{value}'"
-    return f"++{word}" if key == "bits.layers" else word
+    return f"++{word}" if belongs(key, ("bits.layers", "executor.more")) else word
 
 
 def _worded(overrides: Sequence[str], error: ValidationError) -> UserError:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from quantable import grid
 from quantable.names import UserError
+from quantable.ranks import mean_gradient
 from quantable.ste import Rounding, round_ste
 
 
@@ -53,7 +54,10 @@ class Quantizer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``: computed at least in float32, returned in the dtype of ``x``."""
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        return self.fake_quantize(wide).to(x.dtype)
+        quantized = self.fake_quantize(wide).to(x.dtype)
+        if self.batched or self.rounding is round_ste:
+            return quantized
+        return mean_gradient(quantized)  # a rounding may look at the sign of a weight's gradient
 
     @abstractmethod
     def fake_quantize(self, x: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ class Provenance(_Part):
     command: str
     versions: dict[str, str]
     device: str
-    threads: int
+    threads: int  # of each device's process
+    devices: int = 1  # records from before there could be several have no such line
     wall_seconds: float
     resumed: int  # how often the run was taken up again after an interruption
     finished: str  # UTC, ISO 8601
@@ -130,6 +131,16 @@ class Record(_Part):
         return cell_name(self.signature, self.data.variant)
 
 
+class Head(BaseModel):
+    """First lines of a record's file: which question it answers."""
+
+    signature: str
+    table: str | None
+    row: str
+    seed: int
+    budget: str
+
+
 def cell_name(signature: str, variant: str | None) -> str:
     """Name of a cell's files.
 
@@ -163,3 +174,18 @@ def read_record(path: Path) -> Record:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: not a record: {place}: {first['msg']}") from error
+
+
+HEAD_BYTES = 1000  # of a file; what `Head` needs comes first
+
+
+def read_head(path: Path) -> Head:
+    """Read the first lines of a record file, or all of it where they do not suffice."""
+    with path.open("rb") as file:
+        start, found, _ = file.read(HEAD_BYTES).partition(b'"config":')
+    try:
+        if found:
+            return Head.model_validate_json(start.rstrip().removesuffix(b",") + b"}")
+    except ValidationError:
+        pass
+    return Head.model_validate(read_record(path), from_attributes=True)

@@ -1,7 +1,6 @@
 """One cell: its complete config in, its record out."""
 
 import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,13 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantable.build import Built, build, fit, loading_of, part_of, trainer_of, weight_decay
+from quantable.build import (
+    Built,
+    build,
+    devices_of,
+    fit,
+    loading_of,
+    on_gpus,
+    part_of,
+    trainer_of,
+    weight_decay,
+)
 from quantable.calibrate import calibrate
+from quantable.checkout import checkout
 from quantable.classifier import SPLITS, Classifier, Evaluate, Keep, Tell, measured, save
 from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
-from quantable.config import ROOT, portable
+from quantable.config import portable
 from quantable.data.images import Images
 from quantable.layers import FLOAT_BITS, LayerShape
+from quantable.logger.stream import Stream
+from quantable.logger.wandb_run import CellRun, send
+from quantable.ranks import count, together
 from quantable.record import DataFacts, Epoch, Phase, Provenance, Record, cell_name
 from quantable.saved import final_weights, load_plain
 from quantable.search.run import run_search
@@ -31,12 +44,43 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics",
 def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     """Train or search one cell, or take it up where it was left, and return its record."""
     config = dict(cell.config)
+    arguments = cell, store.folder, variant
+    with together(devices_of(config), _follow, arguments, gpus=on_gpus(config)):
+        built = build(config, store, variant)
+        if config["search"] is not None:
+            folder = store.cell(cell_name(cell.signature, variant))
+            return _copied(_searched(cell, built, folder, tell), cell, store)
+        if config["recipe"]["epochs"] == 0:
+            return _copied(_post_training(cell, built, store, variant), cell, store)
+        return _trained(cell, built, store, variant, tell)
+
+
+def _follow(cell: Cell, folder: Path, variant: str) -> None:
+    """Train a cell on another device than the first, which keeps the results of all."""
+    store = Store(folder)
+    built = build(dict(cell.config), store, variant)
+    _train(cell, built, store, variant, lambda *_: None, None)
+
+
+def _trained(cell: Cell, built: Built, store: Store, variant: str, tell: Tell) -> Record:
+    """Train, on several devices the first one's share, and keep the weights."""
+    stream = _stream(cell, built, store, variant)
+    module, keep, device = _train(cell, built, store, variant, tell, stream)
+    save(module.net.state_dict(), store.weights(cell_name(cell.signature, variant)))
+    origin, seconds = (keep.commit, keep.clean), keep.total_seconds()
+    provenance = _provenance(cell, origin, device, seconds, keep.resumed)
+    record = _record(cell, built, module.history, module.networks, provenance)
+    if stream is not None and stream.run is not None:
+        stream.run.finish(record)
+    return record
+
+
+def _train(
+    cell: Cell, built: Built, store: Store, variant: str, tell: Tell, stream: Stream | None
+) -> tuple[Classifier, Keep, torch.device]:
+    """Train from the checkpoint, where there is one, to the end."""
+    config = dict(cell.config)
     folder = store.cell(cell_name(cell.signature, variant))
-    built = build(config, store, variant)
-    if config["search"] is not None:
-        return _searched(cell, built, folder, tell)
-    if config["recipe"]["epochs"] == 0:
-        return _post_training(cell, built, store, variant)
     net, quantize, recipe = built.net, built.quantize, config["recipe"]
     module = Classifier(
         net,
@@ -48,7 +92,7 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     )
     if (teacher := _teacher(config, store, variant)) is not None:
         module.teach(teacher)
-    commit, clean = _commit()
+    commit, clean = cell.origin or checkout()
     keep = Keep(
         folder / "last.ckpt",
         every_seconds=config["trainer"]["checkpoint_seconds"],
@@ -63,14 +107,37 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     trainer = trainer_of(config)
     device = trainer.strategy.root_device
     loading = loading_of(config, device)
-    # The epoch's history line first, then the method's word on it, then the checkpoint.
-    ordered = [Evaluate(built.images, tell, loading), quantize, keep]
+    # The epoch's history line first, then the method's word on it, the checkpoint, and its copy.
+    ordered = [Evaluate(built.images, tell, loading), quantize, keep, stream]
     trainer.callbacks.extend(callback for callback in ordered if callback is not None)  # type: ignore[attr-defined]
     fit(trainer, module, built.images.train_batches(seed=cell.seed, **loading))
-    save(net.state_dict(), store.weights(cell_name(cell.signature, variant)))
-    origin, seconds = (keep.commit, keep.clean), keep.total_seconds()
-    provenance = _provenance(cell, origin, device, seconds, keep.resumed)
-    return _record(cell, built, module.history, module.networks, provenance)
+    return module, keep, device
+
+
+def _stream(cell: Cell, built: Built, store: Store, variant: str) -> Stream | None:
+    """What copies the history elsewhere during training, where that was asked for."""
+    if (into := cell.config["logger"]) is None:
+        return None
+
+    def begin() -> CellRun:
+        return CellRun(
+            cell_name(cell.signature, variant),
+            into=into,
+            folder=store.folder,
+            table=cell.table,
+            row=cell.row,
+            seed=cell.seed,
+            config=portable(cell.config),
+        )
+
+    return Stream(begin, built.quantize, built.shapes)
+
+
+def _copied(record: Record, cell: Cell, store: Store) -> Record:
+    """Copy a record elsewhere whole, where that was asked for."""
+    if (into := cell.config["logger"]) is not None:
+        send(record, into, store.folder)
+    return record
 
 
 def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Record:
@@ -78,7 +145,7 @@ def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Reco
 
     The teacher, where there is one, is only compared with.
     """
-    began, origin = time.perf_counter(), _commit()
+    began, origin = time.perf_counter(), cell.origin or checkout()
     config, net, images = dict(cell.config), built.net, built.images
     device = trainer_of(config).strategy.root_device
     loading = loading_of(config, device)
@@ -134,7 +201,7 @@ def _record(
 
 def _searched(cell: Cell, built: Built, folder: Path, tell: Tell) -> Record:
     """Search instead of training."""
-    origin = _commit()
+    origin = cell.origin or checkout()
     trainer = trainer_of(cell.config)
     device = trainer.strategy.root_device
     built.net.to(device)
@@ -231,6 +298,7 @@ def _provenance(
         versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         device=torch.cuda.get_device_name(device) if on_gpu else _processor(),
         threads=torch.get_num_threads(),
+        devices=count(),
         wall_seconds=round(seconds, 1),
         resumed=resumed,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -247,16 +315,3 @@ def _processor() -> str:
                     f"{line.partition(':')[2].strip()} ({torch.backends.cpu.get_cpu_capability()})"
                 )
     return platform.processor() or platform.machine()
-
-
-def _commit() -> tuple[str, bool]:
-    """Commit of the checkout and whether nothing changed since; elsewhere ("unknown", False)."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else "unknown"
-
-    try:
-        return git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "src", "conf") == ""
-    except FileNotFoundError:  # no git on this machine
-        return "unknown", False

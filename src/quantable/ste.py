@@ -63,16 +63,21 @@ def rounding(name: str, delta: float) -> Rounding:
     return round_ste if name == "ste" else _Rounded(ROUNDINGS[name], delta)
 
 
-def rounding_gradient(rounding: Rounding, u: Tensor, grad: Tensor) -> Tensor:
-    """What ``rounding`` makes of the gradient ``grad`` at ``u``, for backward passes of their own.
+def rounding_gradient(
+    rounding: Rounding, error: Tensor, unit: Tensor | float, grad: Tensor
+) -> Tensor:
+    """What ``rounding`` makes of the gradient ``grad`` at values ``error`` above their levels.
 
-    >>> u, grad = torch.tensor([1.25]), torch.tensor([3.0])
-    >>> rounding_gradient(rounding("psgd", delta=0.1), u, grad)
+    ``unit`` is the distance of levels. For backward passes of their own: takes ``error`` for
+    scratch, and may return ``grad`` itself.
+
+    >>> error, grad = torch.tensor([0.5]), torch.tensor([3.0])
+    >>> rounding_gradient(rounding("psgd", delta=0.1), error, 2.0, grad)
     tensor([3.0750])
     """
     if not isinstance(rounding, _Rounded):
         return grad
-    return torch.add(grad, rounding.change(u - u.round(), grad), alpha=rounding.delta)
+    return rounding.change(error, unit, grad, rounding.delta)
 
 
 def gradient_side(x: Tensor, low: Tensor, scale: Tensor, rounding: Rounding) -> Tensor:
@@ -100,23 +105,33 @@ def sign(x: Tensor) -> Tensor:
     return x.ge(0).to(x.dtype).mul_(2).sub_(1)
 
 
-Change = Callable[[Tensor, Tensor], Tensor]  # rounding error in [-0.5, 0.5], g -> g f
+# Rounding error, unit of it, g, delta -> g (1 + delta f(error / unit)). Overwrites the error: on a
+# CPU each further pass costs about as much as the function.
+Change = Callable[[Tensor, Tensor | float, Tensor, float], Tensor]
 
 ROUNDINGS: Mapping[str, Change] = {
-    "ste": lambda error, grad: torch.zeros_like(error),
-    "gaussian": lambda error, grad: grad * torch.randn_like(error),
-    "uniform": lambda error, grad: grad * (torch.rand_like(error) - 0.5),
-    "psgd": lambda error, grad: grad * error.abs(),
-    "ewgs": lambda error, grad: grad.abs() * error,
-    "acos": lambda error, grad: grad * torch.sin(math.pi * error) / 2,
-    "tanh": lambda error, grad: grad.abs() * torch.tanh(4 * error) / 2,
-    "invtanh": lambda error, grad: grad.abs() * _atanh(1.9 * error) / (2 * math.atanh(0.95)),
+    "ste": lambda e, unit, g, delta: g,
+    "gaussian": lambda e, unit, g, delta: _plus(g, delta, g, torch.randn_like(e)),
+    "uniform": lambda e, unit, g, delta: _plus(g, delta, g, torch.rand_like(e).sub_(0.5)),
+    "psgd": lambda e, unit, g, delta: _plus(g, delta, g, e.abs_().div_(unit)),
+    "ewgs": lambda e, unit, g, delta: _plus(g, delta, g.abs(), e.div_(unit)),
+    "acos": lambda e, unit, g, delta: _plus(g, delta / 2, g, e.mul_(math.pi / unit).sin_()),
+    "tanh": lambda e, unit, g, delta: _plus(g, delta / 2, g.abs(), e.mul_(4 / unit).tanh_()),
+    "invtanh": lambda e, unit, g, delta: _plus(
+        g, delta / (4 * math.atanh(0.95)), g.abs(), _twice_atanh(e, unit / 1.9)
+    ),
 }
 
 
-def _atanh(x: Tensor) -> Tensor:
-    """The same as ``torch.atanh``, in half its time on a CPU."""
-    return (torch.log1p(x) - torch.log1p(-x)) / 2
+def _plus(grad: Tensor, factor: float, size: Tensor, change: Tensor) -> Tensor:
+    """``grad + factor * size * change`` in one pass."""
+    return torch.addcmul(grad, size, change, value=factor)
+
+
+def _twice_atanh(x: Tensor, unit: Tensor | float) -> Tensor:
+    """``2 atanh(x / unit)`` in a fraction of the time of ``torch.atanh``. Overwrites ``x``."""
+    below = torch.sub(torch.as_tensor(unit / 2, dtype=x.dtype, device=x.device), x, alpha=0.5)
+    return x.div_(below).log1p_()
 
 
 @dataclass(frozen=True)
@@ -141,7 +156,7 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (x,) = ctx.saved_tensors
-        return rounding_gradient(ctx.rounding, x, grad), None
+        return rounding_gradient(ctx.rounding, x - x.round(), 1.0, grad), None
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -170,11 +170,16 @@ class Row(_Strict):
 
 
 class Bound(_Strict):
-    """When a claim holds: closed bounds, and whether the rows must rise from each to the next."""
+    """When a claim holds: closed bounds, and whether the rows must rise from each to the next.
+
+    ``t``: least paired t of a comparison seed by seed, mean over its standard error; the critical
+    value of a one-sided test with as many seeds as the table has.
+    """
 
     min: float | None = None
     max: float | None = None
     rising: bool = False
+    t: float | None = Field(default=None, gt=0)
 
 
 class Claim(_Strict):
@@ -204,6 +209,9 @@ class Claim(_Strict):
             raise ValueError("kind: behind and others go together")
         if (self.kind == "over") != (self.over is not None):
             raise ValueError("kind: over and over go together")
+        compared = self.kind in ("drop", "behind", "times", "over")
+        if not compared and any(bound.t is not None for bound in self.holds.values()):
+            raise ValueError("holds: t belongs to a comparison of rows")
         if not self.holds and not self.report_only:
             raise ValueError("give holds, or report_only with its reason")
         return self
@@ -353,12 +361,26 @@ class Cell:
     config: Mapping[str, Any]
     overrides: tuple[str, ...]
     search: str | None = None  # signature of the search that still has to choose the bit-widths
+    budgets: Mapping[str, float] | None = None  # what they may need, as long as they are not chosen
+    layers: Mapping[str, Any] | None = None  # the row's own bits by layer, as long as that
+    draft: str | None = None  # signature that the cell had as long as that
     bits: BitsFile | None = None  # what a search has chosen
+    origin: tuple[str, bool] | None = None  # commit, and whether all was committed, when frozen
 
     @cached_property
     def signature(self) -> str:
         """Name of the question this cell asks."""
         return signature(self.config)
+
+    @property
+    def label(self) -> str:
+        """What a message calls the cell."""
+        return f"{self.row} seed {self.seed}"
+
+    @property
+    def bits_name(self) -> str:
+        """Name of the bits file of a cell whose bit-widths a search has chosen."""
+        return f"{self.table}-{self.row}-{self.signature}"
 
     @property
     def needs(self) -> list[str]:
@@ -421,12 +443,15 @@ class Asked:
             return Cell(table.id, name, seed, config, self.overrides)
         search = self.cell(table, run.chosen.by, budget, seed)
         record, shapes = self.find(search.signature), self.shapes(config)
+        own = config["bits"]["layers"]
+        waiting = with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
         if record is None or shapes is None:
-            waiting = _with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
-            return Cell(table.id, name, seed, waiting, self.overrides, search=search.signature)
+            wait = {"search": search.signature, "budgets": run.chosen.budgets, "layers": own}
+            return Cell(table.id, name, seed, waiting, self.overrides, **wait)
         file = choose(record, shapes, run.chosen.budgets, hardware_of(config), config)
-        config = _with_layers(config, {layer: list(pair) for layer, pair in file.layers.items()})
-        return Cell(table.id, name, seed, config, self.overrides, bits=file)
+        config = with_layers(config, {layer: list(pair) for layer, pair in file.layers.items()})
+        draft = signature(waiting)
+        return Cell(table.id, name, seed, config, self.overrides, bits=file, draft=draft)
 
     def _config(self, words: tuple[str, ...]) -> dict[str, Any]:
         if words not in self._configs:  # seeds, and rows that a search tells apart, share one
@@ -444,9 +469,9 @@ class Asked:
         return read_shapes(key, [PACKAGED, *(store.shapes for store in self.stores)])
 
     def batch_norm_channels(self, config: Mapping[str, Any]) -> int | None:
-        """Channels of all batch norms of a config's network, where they are packaged."""
+        """Channels of all batch norms of a config's network, where its shapes are kept."""
         key = shape_key(config["model"], config["data"]["input_size"])
-        return read_batch_norm_channels(key, [PACKAGED])
+        return read_batch_norm_channels(key, [PACKAGED, *(store.shapes for store in self.stores)])
 
     def chosen_rows(self, table: Table) -> list[str]:
         """Rows the user asked for, in the table's order; an unknown one is an error."""
@@ -470,7 +495,7 @@ class Asked:
         return list(cells.values())
 
 
-def _with_layers(config: dict[str, Any], layers: dict[str, list[int]]) -> dict[str, Any]:
+def with_layers(config: dict[str, Any], layers: dict[str, list[int]]) -> dict[str, Any]:
     """Put bit-widths by layer where ``bits.layers`` is, and where the method reads it."""
     method = config["quantizer"]
     callback = method["callback"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isclose
+from math import copysign, inf, isclose, nan, sqrt
 from statistics import mean, stdev
 
 from quantable.table import Bound, Published, Tolerance
@@ -108,3 +108,15 @@ def holds(values: Sequence[float], value: float, bound: Bound) -> bool:
     low = bound.min if bound.min is not None else float("-inf")
     high = bound.max if bound.max is not None else float("inf")
     return at_most(low, value) and at_most(value, high)
+
+
+def paired_t(differences: Sequence[float]) -> float:
+    """Mean of the differences over its standard error; two or more, else it is not a number.
+
+    >>> round(paired_t([1.0, 2.0, 3.0]), 4)
+    3.4641
+    """
+    if len(differences) < 2:
+        return nan
+    error = stdev(differences) / sqrt(len(differences))
+    return mean(differences) / error if error else copysign(inf, mean(differences))

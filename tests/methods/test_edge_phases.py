@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from quantable.build import fit, trainer_of
 from quantable.classifier import Classifier, Keep
 from quantable.config import compose_run
-from quantable.cost.memory import memory_bytes
+from quantable.cost.memory import kb_targets, memory_bytes
 from quantable.layers import Bits, LayerShape
 from quantable.methods.edge import (
     LearnedBits,
     Sizes,
     StepAndClip,
-    kb_targets,
     ramp,
     size_penalty,
 )
@@ -159,8 +158,11 @@ def test_the_image_is_not_quantized_and_linear_layers_have_one_step() -> None:
 def test_one_signed_bit_and_wrong_phases_are_refused() -> None:
     with pytest.raises(UserError, match="start at 2 bits or more"):
         method(inner=[1, 4]).attach(network(), SIZE)
-    with pytest.raises(UserError, match=r"epochs=\[2, 2\]: three phases"):
-        method(epochs=[2, 2])
+    for epochs in ([2, 2], [0, 0, 0], [2, 0, 2], [2, 2, 0], [2, 2, 2, 2]):
+        with pytest.raises(
+            UserError, match=r"epochs=\[.*\]: three phases, each >= 1, or \[n, 0, 0\]"
+        ):
+            method(epochs=epochs)
     with pytest.raises(UserError, match=r"update_every=0"):
         method(update_every=0)
 
@@ -271,6 +273,18 @@ def test_phases_begin_with_the_best_weights_that_may_be_taken(fits: bool, taken:
     # 90 % came too early; where the sizes never fit, the last epoch's weights stay
     assert module.net[0].bias[0].item() == taken
     assert module.history[-1]["weight_kb"] == pytest.approx(ours.sizes().weight.item())
+
+
+def test_without_later_phases_the_first_ends_the_run_with_its_last_weights() -> None:
+    ours, module = attached(epochs=[2, 0, 0])
+    trainer = SimpleNamespace(optimizers=[module.configure_optimizers()])
+    module.phase_epochs = 2
+    for epoch, top1_pct in enumerate([40.0, 30.0]):
+        mark(module, epoch)
+        end_epoch(ours, module, trainer, top1_pct)
+    assert (module.phase, module.phase_start, module.phase_epochs) == (0, 0, 2)
+    assert module.net[0].bias[0].item() == 1.0
+    assert ours.bits["3"] == Bits(4, 5)
 
 
 class Batches:

@@ -1,10 +1,13 @@
 """Figures from hand-made records: what is in them, that it is legible, and always the same."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from base64 import b64decode
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drawings import check_legible, drawn, lightness, words
+from fontTools.ttLib import TTFont
 from hand_records import LAYERS, Epochs, hand_table, keep, record_of, reporter
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -31,8 +35,9 @@ from quantable.report.figures import (
     points,
     write_figures,
 )
+from quantable.report.marks import MARKS, method_of_run
 from quantable.report.model import Reporter
-from quantable.report.page import MARKS, STYLE, method_of_run
+from quantable.report.page import STYLE
 from quantable.store import Store
 from quantable.table import Asked, load_table
 from quantable.verdict import Measured
@@ -164,7 +169,7 @@ def test_the_frontiers_points_are_the_reports_numbers(tmp_path: Path) -> None:
     assert pim.get_xlabel().startswith("PIM energy [uJ]")
     assert cmos.get_xlabel().startswith("45 nm energy [uJ]")
     assert pim.get_ylabel() == "top-1 [%]"
-    assert [note.get_text() for note in pim.texts] == ["16 bit", "AD = AD, last (n=2)"]
+    assert [note.get_text() for note in pim.texts] == ["16 bit", "AD =\nAD, last (n=2)"]
     # 92, 93 and 94 %: a standard deviation of 1
     bars = [bar.get_segments() for bar in pim.containers[0].lines[2]]
     np.testing.assert_allclose([s[:, 1] for (s,) in bars], [[92.0, 94.0]])
@@ -301,7 +306,9 @@ def test_the_same_records_give_the_same_bytes(
     assert shown.endswith("['matplotlib']\n")
     one, other = (folder / "reports" / "ad_quickstart" for folder in folders)
     kept = sorted(one.iterdir())
-    assert [p.name for p in kept] == [f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")]
+    assert [p.name for p in kept] == [
+        f"{name}.{kind}" for name in NAMES for kind in ("pdf", "png", "svg")
+    ]
     for path in kept:
         assert path.read_bytes() == (other / path.name).read_bytes()
         assert str(path) in printed.splitlines()
@@ -322,7 +329,30 @@ def test_svg_says_what_it_shows_as_text(tmp_path: Path) -> None:
     assert "bit-width [bit]" in said["bits_ad"]
     assert "AD, 1st update: epochs 5 to 8, mean 8.00 bit" in said["bits_ad"]
     labels = ("float", "uniform", "AD", "16 bit", "4 bit", "AD, 1st update", "top-1 [%]")
-    assert set(labels) <= set(said["frontier"])
+    # where several rows are one point, an equals sign ends the line of a name
+    assert set(labels) <= {words.removesuffix(" =") for words in said["frontier"]}
+
+
+def test_svg_and_pdf_hold_every_letter_they_use(tmp_path: Path) -> None:
+    in_store(tmp_path)
+    report_main([*ASKED, f"store={tmp_path}"])
+    folder = tmp_path / "reports" / "ad_quickstart"
+    for path in folder.glob("*.svg"):
+        svg = path.read_text()
+        (face,) = re.findall(
+            r"@font-face\{font-family:'DejaVu Sans';src:url\(data:[^,]*,(.*?)\)", svg
+        )
+        held = TTFont(io.BytesIO(b64decode(face))).getBestCmap().keys()
+        root = ET.fromstring(svg)
+        texts = [element for element in root.iter() if element.tag.endswith("text")]
+        assert {ord(c) for text in texts for c in "".join(text.itertext()).strip()} <= held
+        styles = "".join(element.get("style", "") for text in texts for element in text.iter())
+        assert set(re.findall(r"font-family: '([^']+)'", styles)) == {"DejaVu Sans"}
+        assert not re.search(r"font[^;]*(italic|oblique|bold)", styles)
+    for path in folder.glob("*.pdf"):
+        pdf = path.read_bytes()
+        assert b"/FontFile2" in pdf  # TrueType
+        assert b"/Type3" not in pdf
 
 
 def test_without_records_nothing_is_written(tmp_path: Path) -> None:
@@ -340,8 +370,9 @@ def test_a_finished_table_is_drawn_by_the_run_command_too(
     in_store(tmp_path)
     assert run_main([*ASKED, "rows=float,bits4", f"store={tmp_path}"]) == 0
     folder = tmp_path / "reports" / "ad_quickstart"
-    assert f"{folder / 'frontier.svg'}\n{folder / 'frontier.png'}\n" in capsys.readouterr().out
-    assert len(list(folder.iterdir())) == 2
+    written = [str(folder / f"frontier.{kind}") for kind in ("svg", "pdf", "png")]
+    assert "\n".join(written) in capsys.readouterr().out
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_other_formats_load_no_matplotlib(tmp_path: Path) -> None:

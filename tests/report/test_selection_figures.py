@@ -17,8 +17,9 @@ from matplotlib.transforms import Bbox
 
 from quantable.record import Item, Record, Scores
 from quantable.report.figures import write_figures
+from quantable.report.marks import MARKS, METRICS, SEARCH_MARKS, metric_of_search
 from quantable.report.model import Reporter
-from quantable.report.page import MARKS, METRICS, SEARCH_MARKS, STYLE, metric_of_search
+from quantable.report.page import STYLE
 from quantable.report.selection import (
     Selection,
     Series,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hand_records import hand_table, record_of
 
-from quantable.cli import asked_tables, parse, run
+from quantable.cli import parse, run
 from quantable.names import UserError
 from quantable.record import Item, Record, Scores
 from quantable.store import Store
@@ -145,7 +145,7 @@ def test_a_start_that_fails_fails_what_needs_it(tmp_path: Path) -> None:
     table = selection(float={"label": "float", "overrides": diverging})
     words = parse(["rows=first_80", "seed=0", f"store={tmp_path}", "trainer.accelerator=cpu"])
     with pytest.raises(UserError) as failed:
-        run(table, words)
+        run(words, [table])
     own, *others = str(failed.value).splitlines()
     assert own.startswith("float seed 0: loss is not finite")
     assert [line.split(":")[0] for line in others] == [
@@ -158,4 +158,4 @@ def test_a_start_that_fails_fails_what_needs_it(tmp_path: Path) -> None:
 def test_a_start_that_is_nowhere_is_an_error_at_once(tmp_path: Path) -> None:
     words = parse(["start=0123456789ab", f"store={tmp_path}"])
     with pytest.raises(UserError, match=r"begins with run 0123456789ab, which is not in"):
-        run(asked_tables(words)[0], words)
+        run(words)

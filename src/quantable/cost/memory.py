@@ -141,6 +141,29 @@ def memory_bytes(
     }
 
 
+def kb_targets(
+    layers: Sequence[LayerShape],
+    target: Sequence[float],
+    *,
+    kb_per_bit: Sequence[float] | None,
+    accounting: str,
+) -> tuple[float, float]:
+    """Budgets in kB of weights and activations: ``target`` times ``kb_per_bit``, pair by pair.
+
+    With ``None`` a target is in bits per element: a network's own size at 1 bit is taken. Papers
+    print rounded ones. With ``[1, 1]`` a target is in kB.
+
+    >>> fc = LayerShape("fc", macs=8000, weights=16000, inputs=80)
+    >>> kb_targets([fc, fc], [3.0, 2.0], kb_per_bit=None, accounting="edge")
+    (12.0, 0.02)
+    """
+    if kb_per_bit is None:
+        ones = {layer.name: Bits(1, 1) for layer in layers}
+        parts = memory_bytes(layers, ones, batch_norm_channels=0, accounting=accounting)
+        kb_per_bit = parts["weights"] / 1000, parts["activations"] / 1000
+    return target[0] * kb_per_bit[0], target[1] * kb_per_bit[1]
+
+
 def to_unit(n_bytes: float, unit: Unit) -> float:
     """Bytes in a larger unit: MB and kB are powers of 1000, MiB and KiB of 1024.
 

@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from quantable.data.augment import keyed_generator
-from quantable.data.images import Batch, Device, check_batch_size
+from quantable.data.images import WHOLE, Batch, Device, Share, check_batch_size
 from quantable.data.rows import open_image
 from quantable.data.sets import SetFacts, choose, limit, rows_of_test
 from quantable.data.streams import Rows, open_rows
 from quantable.names import UserError, unknown
+from quantable.preempt import leave_group
 
 Key = tuple[int, int]  # row, and the seed of its augmentation
 
@@ -61,6 +62,7 @@ class StreamedBatches:
     """Batches of an epoch; the order and the augmentation follow from (``seed``, ``epoch``).
 
     ``chosen``: the rows of the split, ascending; ``seed`` None: each once and in this order.
+    ``share``: of each batch in training, else of the rows; ``batch_size`` is of all shares.
     """
 
     data: Decoded
@@ -70,18 +72,27 @@ class StreamedBatches:
     workers: int
     device: Device
     channels_last: bool
+    share: Share = WHOLE
     epoch: int = 0
     start: int = 0
 
     def __len__(self) -> int:
         n = len(self.chosen)
-        return -(-n // self.batch_size) if self.seed is None else n // self.batch_size
+        if self.seed is not None:
+            return n // self.batch_size
+        return -(-len(range(n)[self.share.rows(n)]) // self._size)
+
+    @property
+    def _size(self) -> int:
+        """Images of one batch of an evaluation."""
+        return max(1, self.batch_size // self.share.of)
 
     def __iter__(self) -> Iterator[Batch]:
         loader = DataLoader(
             self.data,
             batch_sampler=self.keys()[self.start :],
-            num_workers=self.workers,
+            num_workers=-(-self.workers // self.share.of),
+            worker_init_fn=leave_group,
             generator=torch.Generator(),  # else the loader draws from the global generator
             pin_memory=torch.device(self.device).type == "cuda",
         )
@@ -103,7 +114,12 @@ class StreamedBatches:
         generator = keyed_generator("augment", self.seed or 0, self.epoch)
         seeds = torch.randint(2**62, (len(rows),), generator=generator)
         keys = list(zip(rows.tolist(), seeds.tolist(), strict=True))
-        return [keys[i * self.batch_size :][: self.batch_size] for i in range(len(self))]
+        size = self.batch_size
+        if self.seed is not None:
+            batches = [keys[i : i + size] for i in range(0, len(keys) - size + 1, size)]
+            return [batch[self.share.rows(size)] for batch in batches]
+        keys = keys[self.share.rows(len(keys))]
+        return [keys[i : i + self._size] for i in range(0, len(keys), self._size)]
 
 
 @dataclass(kw_only=True)
@@ -140,29 +156,47 @@ class StreamedImages(SetFacts):
         return digest.hexdigest()
 
     def train_batches(
-        self, batch_size: int, seed: int, device: Device, *, channels_last: bool = False
+        self,
+        batch_size: int,
+        seed: int,
+        device: Device,
+        *,
+        channels_last: bool = False,
+        share: Share = WHOLE,
     ) -> StreamedBatches:
         """Training images through timm's training transform of the tag."""
         check_batch_size(batch_size, available=len(self._chosen["train"]))
-        return self._batches("train", batch_size, seed, device, channels_last)
+        return self._batches("train", batch_size, seed, device, channels_last, share)
 
     def eval_batches(
-        self, split: str, batch_size: int, device: Device, *, channels_last: bool = False
+        self,
+        split: str,
+        batch_size: int,
+        device: Device,
+        *,
+        channels_last: bool = False,
+        share: Share = WHOLE,
     ) -> StreamedBatches:
         """All images of ``split`` through timm's evaluation transform of the tag."""
         self.require(split)
         check_batch_size(batch_size)
-        return self._batches(split, batch_size, None, device, channels_last)
+        return self._batches(split, batch_size, None, device, channels_last, share)
 
     def _batches(
-        self, split: str, batch_size: int, seed: int | None, device: Device, channels_last: bool
+        self,
+        split: str,
+        batch_size: int,
+        seed: int | None,
+        device: Device,
+        channels_last: bool,
+        share: Share,
     ) -> StreamedBatches:
         data = Decoded(
             self._rows["test" if split == "test" or self._test_only else "train"],
             self._transform(training=seed is not None),
         )
         return StreamedBatches(
-            data, self._chosen[split], batch_size, seed, self.workers, device, channels_last
+            data, self._chosen[split], batch_size, seed, self.workers, device, channels_last, share
         )
 
     @property

@@ -16,6 +16,25 @@ Device: TypeAlias = torch.device | str
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which part of a batch, or of a split, one of several devices has: the ``index``-th ``of``."""
+
+    index: int = 0
+    of: int = 1
+
+    def rows(self, n: int) -> slice:
+        """Its rows of ``n``; those of all shares follow each other without gap or overlap.
+
+        >>> [range(10)[Share(i, 3).rows(10)] for i in range(3)]
+        [range(0, 3), range(3, 6), range(6, 10)]
+        """
+        return slice(n * self.index // self.of, n * (self.index + 1) // self.of)
+
+
+WHOLE = Share()
+
+
+@dataclass(frozen=True)
 class Split:
     """One split on the device.
 
@@ -53,7 +72,8 @@ class TrainBatches:
     """One epoch of augmented batches; iterate again for another, after setting ``epoch``.
 
     Batch i of an epoch is a function of (``seed``, ``epoch``, i): with ``start`` = i an iteration
-    goes on exactly where an unbroken one would be. The last partial batch is left out.
+    goes on exactly where an unbroken one would be. The last partial batch is left out. ``share`` is
+    taken of each batch, whose order and augmentation are those of the whole.
     """
 
     split: Split
@@ -61,6 +81,7 @@ class TrainBatches:
     seed: int
     padding: int
     flip: bool
+    share: Share = WHOLE
     epoch: int = 0
     start: int = 0
 
@@ -81,7 +102,9 @@ class TrainBatches:
         n, offsets = len(rows), 2 * self.padding + 1
         window = torch.randint(offsets, (2, n), generator=generator)
         flip = torch.randint(2 if self.flip else 1, (1, n), generator=generator)
-        draws = torch.cat([window, flip]).to(rows.device)
+        mine = self.share.rows(n)
+        n, rows = mine.stop - mine.start, rows[mine]
+        draws = torch.cat([window, flip])[:, mine].to(rows.device)
         planes = self.split.planes(self.split.pixels.index_select(0, rows))
         top, left, mirror = draws.repeat_interleave(len(planes) // n, dim=1)
         planes = crop_flip(planes, top, left, mirror, padding=self.padding)
@@ -90,17 +113,26 @@ class TrainBatches:
 
 @dataclass(frozen=True)
 class EvalBatches:
-    """Every image of a split once, in order, not augmented; the last batch may be smaller."""
+    """Every image of a split's share once, in order, not augmented; the last batch may be smaller.
+
+    ``batch_size``: of all shares together.
+    """
 
     split: Split
     batch_size: int
+    share: Share = WHOLE
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
+        return len(self._begins())
+
+    def _begins(self) -> range:
+        rows = self.share.rows(len(self.split))
+        return range(rows.start, rows.stop, max(1, self.batch_size // self.share.of))
 
     def __iter__(self) -> Iterator[Batch]:
-        for begin in range(0, len(self.split), self.batch_size):
-            part = slice(begin, begin + self.batch_size)
+        begins = self._begins()
+        for begin in begins:
+            part = slice(begin, min(begin + begins.step, begins.stop))
             planes = self.split.planes(self.split.pixels[part])
             yield self.split.normalize(planes), self.split.labels[part]
 
@@ -150,19 +182,33 @@ class Images(SetFacts):
         return self.load().sha256
 
     def train_batches(
-        self, batch_size: int, seed: int, device: Device, *, channels_last: bool = False
+        self,
+        batch_size: int,
+        seed: int,
+        device: Device,
+        *,
+        channels_last: bool = False,
+        share: Share = WHOLE,
     ) -> TrainBatches:
-        """Augmented batches of the training images on ``device``."""
+        """Augmented batches of the training images on ``device``, or its share of each."""
         split = self.split("train", device, channels_last=channels_last)
         check_batch_size(batch_size, available=len(split))
-        return TrainBatches(split, batch_size, seed, padding=self.crop_padding, flip=self.flip)
+        padding, flip = self.crop_padding, self.flip
+        return TrainBatches(split, batch_size, seed, padding=padding, flip=flip, share=share)
 
     def eval_batches(
-        self, split: str, batch_size: int, device: Device, *, channels_last: bool = False
+        self,
+        split: str,
+        batch_size: int,
+        device: Device,
+        *,
+        channels_last: bool = False,
+        share: Share = WHOLE,
     ) -> EvalBatches:
-        """All images of ``split`` on ``device``, not augmented."""
+        """All images of ``split``, or a share of them, on ``device``, not augmented."""
         check_batch_size(batch_size)
-        return EvalBatches(self.split(split, device, channels_last=channels_last), batch_size)
+        whole = self.split(split, device, channels_last=channels_last)
+        return EvalBatches(whole, batch_size, share)
 
     def split(self, name: str, device: Device, *, channels_last: bool) -> Split:
         """The pixels and labels of a split on ``device``."""

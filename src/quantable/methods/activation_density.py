@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from quantable.layers import Bits
 from quantable.pieces import pieces
 from quantable.quantize import Factory, Quantize
+from quantable.ranks import rank, total
 from quantable.trace import activations_behind
 
 
@@ -116,15 +117,16 @@ class ActivationDensity(Quantize):
         module: Any = pl_module
         by_meter = {name: meter.read() for name, meter in self.meters.items()}
         density = {layer: by_meter[meter] for layer, meter in self.meter_of.items()}
-        total = sum(by_meter.values()) / len(by_meter)
+        mean = sum(by_meter.values()) / len(by_meter)
         self.series.append(density)
         line = module.history[-1]
-        line |= {"density": density, "total_density": total}
-        line["miscounted"] = sum(meter.miscounted for meter in self.meters.values())
+        line |= {"density": density, "total_density": mean}
+        miscounted = sum(meter.miscounted for meter in self.meters.values())
+        line["miscounted"] = int(total(torch.tensor(miscounted)))
         line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
         if not self._phase_over(module.phase):
             return
-        enough = module.phase == self.max_updates or total >= self.enough_density
+        enough = module.phase == self.max_updates or mean >= self.enough_density
         if enough or not self.update(trainer, module, density):
             module.finished = True
             return
@@ -161,18 +163,21 @@ class ActivationDensity(Quantize):
     def state_dict(self) -> dict[str, Any]:
         """Counts of the unfinished epoch and densities of the unfinished phase."""
         meters = {
-            name: [meter.nonzero, meter.elements, meter.fresh, meter.miscounted]
+            name: [*meter.totals(), meter.fresh, meter.miscounted]
             for name, meter in self.meters.items()
         }
         return {"series": self.series, "meters": meters}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the counts where a checkpoint left them."""
+        """Take up the counts where a checkpoint left them: of several devices, the first one."""
         self.series = state_dict["series"]
         for name, (nonzero, elements, fresh, miscounted) in state_dict["meters"].items():
             meter = self.meters[name]
             meter.nonzero, meter.elements = nonzero, elements
             meter.fresh, meter.miscounted = fresh, miscounted
+            if rank() > 0:
+                meter.nonzero, meter.elements = nonzero * 0, elements * 0
+                meter.miscounted = 0
 
 
 class DensityMeter:
@@ -208,9 +213,16 @@ class DensityMeter:
         """Keep the counts where the activations are."""
         self.nonzero, self.elements = self.nonzero.to(device), self.elements.to(device)
 
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """Non-zero outputs and all, since the last reading, over all devices."""
+        return total(self.nonzero), total(self.elements)
+
     def read(self) -> float:
         """Density since the last reading; starts counting anew."""
-        density = float(self.nonzero.sum().item() / self.elements.item())
+        density = self._density(*self.totals())
         self.nonzero, self.elements = self.nonzero.new_zeros(()), self.elements.new_zeros(())
         self.fresh = True
         return density
+
+    def _density(self, nonzero: Tensor, elements: Tensor) -> float:
+        return float(nonzero.sum().item() / elements.item())

@@ -124,10 +124,9 @@ class ChannelMeter(DensityMeter):
         # Not in place: the first batch of an epoch turns the zero scalar into (c,) counts.
         self.nonzero = self.nonzero + signs.sum(others, dtype=exact).long()
 
-    def read(self) -> float:
-        """Density since the last reading; starts counting anew."""
-        self.by_channel = self.nonzero * len(self.nonzero) / self.elements.double()
-        return super().read()
+    def _density(self, nonzero: Tensor, elements: Tensor) -> float:
+        self.by_channel = nonzero * len(nonzero) / elements.double()
+        return super()._density(nonzero, elements)
 
 
 def network_facts(net: nn.Module, shapes: Sequence[LayerShape], *, phase: int) -> dict[str, Any]:

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from quantable.cost.memory import memory_bytes
+from quantable.cost.memory import kb_targets, memory_bytes
 from quantable.layers import FLOAT_BITS, Bits, LayerShape
 from quantable.names import UserError
 from quantable.pieces import pieces
 from quantable.quantize import Factory, Quantize
 from quantable.quantizer import Quantizer
+from quantable.ranks import gathered
 from quantable.ste import Rounding, round_ste, rounding_gradient, straight_through
 from quantable.trace import layer_shapes
 
@@ -109,7 +110,8 @@ class StepAndClip(Quantizer):
 
     def _usable(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.initialized:
-            step, clip = self.first(x)
+            joint = self.training and self.batched
+            step, clip = self.first(gathered(x) if joint else x)
             if not self.training:
                 return step, clip
             with torch.no_grad():  # in place: the optimizer already holds these Parameters
@@ -161,7 +163,7 @@ class StepAndClip(Quantizer):
 
 
 class _Eager(torch.autograd.Function):
-    """One new tensor each way; keeps only ``x``, and looks for no gradient that nobody wants."""
+    """Keeps what the next layer keeps anyway, and looks for no gradient that nobody wants."""
 
     @staticmethod
     def forward(
@@ -175,8 +177,10 @@ class _Eager(torch.autograd.Function):
         low = -clip if signed else torch.zeros_like(clip)
         out = torch.empty_like(x)
         for out_, x_, step_, low_, clip_ in pieces(out, x, step, low, clip):
-            out_.copy_(_clamp(x_, low_, clip_)).div_(step_).round_().mul_(step_)
-        ctx.save_for_backward(x, step, low, clip)
+            _clamp(x_, low_, clip_, out_)
+            out_.div_(step_).round_().mul_(step_)
+        ctx.plain = rounding is round_ste and not any(ctx.needs_input_grad[1:3])
+        ctx.save_for_backward(x, step, low, clip, None if ctx.plain else out)
         ctx.signed, ctx.rounding = signed, rounding
         return out
 
@@ -185,30 +189,55 @@ class _Eager(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         grad: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        x, step, low, clip = ctx.saved_tensors
+        x, step, low, clip, out = ctx.saved_tensors
         _, by_step, by_clip, *_ = ctx.needs_input_grad
-        grad_x, grad_step, grad_clip = map(torch.zeros_like, (x, step, clip))
-        every = pieces(grad_x, grad, x, step, low, clip, grad_step, grad_clip)
-        for grad_x_, grad_, x_, step_, low_, clip_, grad_step_, grad_clip_ in every:
-            inside = _clamp(x_, low_, clip_)
-            side = (x_ - inside).sign_()  # beyond the clip 1, below the lower end -1, else 0
-            u = inside.div_(step_)
-            changed = rounding_gradient(ctx.rounding, u, grad_)
-            # A product with a comparison would take several times as long on a CPU.
-            torch.addcmul(changed, changed, side.abs(), value=-1, out=grad_x_)
-            if by_step:
-                grad_step_ += (grad_ * u.round() - changed * u).sum_to_size(step_.shape)
-            if by_clip:
-                side = side if ctx.signed else side.relu()  # 0 is no learned end
-                grad_clip_ += (changed * side).sum_to_size(clip_.shape)
-        return grad_x, grad_step if by_step else None, grad_clip if by_clip else None, None, None
+        grad_x, grad_step, grad_clip = torch.empty_like(x), None, None
+        if ctx.plain:
+            for grad_x_, grad_, x_, low_, clip_ in pieces(grad_x, grad, x, low, clip):
+                _inside_only(grad_, x_, low_, clip_, grad_x_)
+            return grad_x, None, None, None, None
+        of_step, of_clip = torch.zeros_like(step), torch.zeros_like(clip)
+        every = pieces(grad_x, grad, x, out, step, low, clip, of_step, of_clip)
+        for grad_x_, grad_, x_, out_, step_, low_, clip_, of_step_, of_clip_ in every:
+            inside = _clamp(x_, low_, clip_, torch.empty_like(x_))
+            updating = by_step or by_clip
+            error = inside - out_ if updating else inside.sub_(out_)
+            changed = rounding_gradient(ctx.rounding, error, step_, grad_)
+            if updating:
+                side = (x_ - inside).sign_()  # beyond the clip 1, below the lower end -1, else 0
+                side = side if ctx.signed else side.relu_()  # 0 is no learned end
+                level = (grad_ * out_).sub_(inside.mul_(changed)).div_(step_)
+                of_step_ += level.sum_to_size(step_.shape)
+                of_clip_ += side.mul_(changed).sum_to_size(clip_.shape)
+            _inside_only(changed, x_, low_, clip_, grad_x_)
+        if by_step:
+            grad_step = of_step
+        if by_clip:
+            grad_clip = of_clip
+        return grad_x, grad_step, grad_clip, None, None
 
 
-def _clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor) -> Tensor:
     """``x.clamp``; with plain numbers on a CPU, which are several times faster there."""
-    if high.dim() > 0 or high.device.type != "cpu":
-        return x.clamp(low, high)
-    return x.clamp(low.item(), high.item())
+    if _is_number(high):
+        return torch.clamp(x, low.item(), high.item(), out=out)
+    return torch.clamp(x, low, high, out=out)
+
+
+def _is_number(x: Tensor) -> bool:
+    """Whether ``item`` costs nothing: it waits for other devices."""
+    return x.dim() == 0 and x.device.type == "cpu"
+
+
+def _inside_only(grad: Tensor, x: Tensor, low: Tensor, high: Tensor, out: Tensor) -> None:
+    """``grad`` where ``low <= x <= high``, else 0."""
+    if not _is_number(high):
+        torch.mul(grad, x.ge(low).logical_and_(x.le(high)), out=out)
+        return
+    # One pass instead of three. It takes both ends for outside, so they are moved by one digit.
+    infinity = torch.full_like(high, torch.inf)
+    ends = (torch.nextafter(low, -infinity).item(), torch.nextafter(high, infinity).item())
+    torch.ops.aten.hardtanh_backward(grad, x, *ends, grad_input=out)
 
 
 def percentile(x: Tensor) -> Tensor:
@@ -252,29 +281,6 @@ def size_penalty(sizes: Sizes, targets: Sequence[float], strength: float) -> Ten
     return strength * (over[0].square() + over[1].square())
 
 
-def kb_targets(
-    layers: Sequence[LayerShape],
-    target: Sequence[float],
-    *,
-    kb_per_bit: Sequence[float] | None,
-    accounting: str,
-) -> tuple[float, float]:
-    """Budgets in kB of weights and activations: ``target`` times ``kb_per_bit``, pair by pair.
-
-    With ``None`` a target is in bits per element: a network's own size at 1 bit is taken. Papers
-    print rounded ones. With ``[1, 1]`` a target is in kB.
-
-    >>> fc = LayerShape("fc", macs=8000, weights=16000, inputs=80)
-    >>> kb_targets([fc, fc], [3.0, 2.0], kb_per_bit=None, accounting="edge")
-    (12.0, 0.02)
-    """
-    if kb_per_bit is None:
-        ones = {layer.name: Bits(1, 1) for layer in layers}
-        parts = memory_bytes(layers, ones, batch_norm_channels=0, accounting=accounting)
-        kb_per_bit = parts["weights"] / 1000, parts["activations"] / 1000
-    return target[0] * kb_per_bit[0], target[1] * kb_per_bit[1]
-
-
 class _SoftBits(NamedTuple):
     """Stands for ``Bits`` in a cost model, which only multiplies and adds."""
 
@@ -294,6 +300,7 @@ class LearnedBits(Quantize):
     widths it found. Each begins with the best weights of the one before, by held-out accuracy: of
     the first phase over all epochs; of the second over those from the share ``select_from`` on
     whose sizes meet both targets, else with its last ones. The optimizer begins anew each time.
+    Phases of 0 epochs end the run: with ``[n, 0, 0]`` the widths stay as they are.
 
     The network's input stays in float. Linear layers have one step and clip, whatever the
     convolutions have. ``weight_decay`` is for all parameters but those of batch norms and
@@ -318,8 +325,11 @@ class LearnedBits(Quantize):
         weight_decay: float,
     ) -> None:
         super().__init__(weight=weight, act=act, inner=inner, ends=ends, layers=layers)
-        if len(epochs) != 3 or min(epochs) < 1:
-            raise UserError(f"quantizer.callback.epochs={list(epochs)}: three phases, each >= 1")
+        search_too = len(epochs) == 3 and min(epochs) >= 1
+        if not search_too and (list(epochs[1:]) != [0, 0] or epochs[0] < 1):
+            raise UserError(
+                f"quantizer.callback.epochs={list(epochs)}: three phases, each >= 1, or [n, 0, 0]"
+            )
         if len(target) != 2 or (kb_per_bit is not None and len(kb_per_bit) != 2):
             raise UserError("quantizer.callback: target and kb_per_bit are pairs [weight, act]")
         if update_every < 1:
@@ -454,7 +464,7 @@ class LearnedBits(Quantize):
         done = module.epoch + 1 - module.phase_start
         if self._selectable(line, done / module.phase_epochs):
             self._keep_best(module.net, line["val_top1_pct"])
-        if done < module.phase_epochs or module.phase == FINETUNE:
+        if done < module.phase_epochs or not any(self.epochs[module.phase + 1 :]):
             return
         if self.best is not None:
             module.net.load_state_dict(self.best)

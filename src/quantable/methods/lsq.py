@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from quantable.grid import BINARY, int_range
 from quantable.pieces import pieces
 from quantable.quantizer import Quantizer
+from quantable.ranks import mean
 from quantable.ste import Rounding, round_ste, sign, sign_ste, straight_through
 
 MIN_STEP = 1e-8
@@ -86,7 +87,7 @@ class LSQ(Quantizer):
             if not self.training:
                 return first
             with torch.no_grad():
-                self.step.copy_(first)  # in place: the optimizer already holds this Parameter
+                self.step.copy_(mean(first))  # in place: the optimizer already holds this Parameter
             self.initialized = True
         return straight_through(self.step.detach().clamp(min=MIN_STEP), grad_of=self.step)
 

@@ -14,6 +14,7 @@ from quantable.grid import intervals
 from quantable.layers import MAX_BITS
 from quantable.pieces import pieces
 from quantable.quantizer import Quantizer
+from quantable.ranks import greatest, least
 from quantable.ste import Rounding, gradient_side, round_ste, straight_through
 
 MOMENTUM = 0.1  # weight of a new batch in the running range; the paper gives none
@@ -78,6 +79,7 @@ class MinMax(Quantizer):
         high = x.amax(dims)
         low = x.amin(dims) if self.signed or not self.batched else torch.zeros_like(high)
         if self.batched and self.training:
+            low, high = least(low), greatest(high)
             self._track(low, high)
         return low, high
 

@@ -1,19 +1,24 @@
 """Figures from records: densities and bit-widths by layer, accuracy against energy.
 
 This module loads matplotlib, so the commands import it only for ``format=figures``. The same
-records give the same bytes, in SVG and in PNG.
+records give the same bytes, in SVG, PDF and PNG; the first two hold the letters they use.
 """
 
+import io
+import re
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib import style
+from fontTools import subset
+from fontTools.ttLib import TTFont
+from matplotlib import font_manager, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,33 +27,28 @@ from matplotlib.transforms import Bbox
 
 from quantable.columns import Facts
 from quantable.record import Phase, Record
+from quantable.report.edge_figures import memory_figure, sizes_figure
 from quantable.report.labels import place_labels
+from quantable.report.marks import MARKS, method_of_run
 from quantable.report.model import Reporter
-from quantable.report.page import (
-    MARKS,
-    SHADES,
-    SMALL,
-    STYLE,
-    caption,
-    method_of_run,
-    page,
-    protocol,
-    settle,
-    whole,
-)
+from quantable.report.page import SHADES, SMALL, STYLE, caption, page, protocol, settle, whole
 from quantable.report.render import heading
 from quantable.report.selection import chosen_bits_figure, scores_figure, selection_figure
 from quantable.verdict import Measured
 
 FILES: dict[str, dict[str, Any]] = {  # what would change from day to day is left out
     "svg": {"metadata": {"Date": None, "Creator": None}},
+    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
     "png": {"metadata": {"Software": None}, "dpi": 150},
 }
+FONT = "DejaVu Sans"  # matplotlib brings it along
 ENERGIES = ("pim_energy_uj", "energy_uj")
 
 
-def write_figures(reporter: Reporter, folder: Path) -> list[str]:
-    """Draw what the asked rows' records hold into ``folder``, each figure as SVG and PNG.
+def write_figures(
+    reporter: Reporter, folder: Path, kinds: Sequence[str] = tuple(FILES)
+) -> list[str]:
+    """Draw what the asked rows' records hold into ``folder``, each figure as each of ``kinds``.
 
     Returns lines for the user: the files written, and by reason the figures that are not drawn.
     """
@@ -59,11 +59,31 @@ def write_figures(reporter: Reporter, folder: Path) -> list[str]:
                 missing.setdefault(drawn, []).append(name)
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            for suffix, options in FILES.items():
+            for suffix in kinds:
                 path = folder / f"{name}.{suffix}"
-                drawn.savefig(path, **options)
+                drawn.savefig(path, **FILES[suffix])
+                if suffix == "svg":
+                    path.write_text(with_font(path.read_text()))
                 written.append(str(path))
     return written + [f"not drawn: {', '.join(names)}: {why}" for why, names in missing.items()]
+
+
+def with_font(svg: str) -> str:
+    """Return ``svg`` with the letters it uses as an embedded font, so that it looks alike anywhere.
+
+    Its text stays text, which can be searched and read aloud.
+    """
+    options = subset.Options(hinting=False, layout_features=[], notdef_outline=True)
+    options.drop_tables += ["FFTM", "GDEF", "GPOS", "GSUB", "MATH"]  # kerning, ligatures, ...
+    font = TTFont(font_manager.findfont(FONT), recalcTimestamp=False)
+    cut = subset.Subsetter(options)
+    cut.populate(text="".join(sorted(set(re.sub(r"<[^>]*>", "", svg)))))
+    cut.subset(font)
+    kept = io.BytesIO()
+    font.save(kept)
+    source = f"url(data:font/ttf;base64,{b64encode(kept.getvalue()).decode()})"
+    face = f"@font-face{{font-family:'{FONT}';src:{source}}}"
+    return svg.replace('<style type="text/css">', f'<style type="text/css">{face}', 1)
 
 
 def _figures(reporter: Reporter) -> Iterator[tuple[str, Figure | str]]:
@@ -83,9 +103,14 @@ def _figures(reporter: Reporter) -> Iterator[tuple[str, Figure | str]]:
         else:
             yield f"density_{cell}", density_figure(record, title)
             yield f"bits_{cell}", bits_figure(record, title, phase_labels(reporter, cell, record))
+            if record.history[-1].weight_kb is not None:
+                shapes = reporter.asked.shapes(reporter.cell(cell, reporter.budget, 0).config)
+                yield f"sizes_{cell}", sizes_figure(record, shapes, title)
     if any(row.chosen for row in table.rows.values()):
         yield "bits_chosen", chosen_bits_figure(table, mixed)
         yield "frontier", selection_figure(reporter)
+    elif "total_mb" in table.columns:
+        yield "memory", memory_figure(reporter)
     else:
         yield "frontier", frontier_figure(reporter)
 
@@ -395,12 +420,24 @@ def _label(axes: Axes, shown: Sequence[Point]) -> None:
     radius = 5 * axes.figure.dpi / 72  # of a mark, in pixels
     taken = [_mark_box(axes, point, radius) for point in shown] + _step_boxes(axes, shown)
     most = max(point.accuracy.n for point in shown)
-    labels = []
+    shared = _shared([point.label for point in shown])
+    labels: dict[tuple[float, float], list[str]] = {}  # points of several methods may be one
     for point in shown:
-        n = point.accuracy.n
-        words = point.label if n == most else f"{point.label} (n={n})"
-        labels.append((words, (point.energy.mean, point.accuracy.mean)))
-    place_labels(axes, labels, taken)
+        n, own = point.accuracy.n, point.label.replace(shared, "") if shared else point.label
+        words = own if n == most else f"{own} (n={n})"
+        labels.setdefault((point.energy.mean, point.accuracy.mean), []).append(words)
+    lines = {at: " = ".join(words).replace(" = ", " =\n") for at, words in labels.items()}
+    place_labels(axes, [(words, at) for at, words in lines.items()], taken)
+
+
+def _shared(labels: Sequence[str]) -> str:
+    """Words that all labels begin with, such as the network's name.
+
+    >>> _shared(["VGG19, AD, 1st update", "VGG19, AD, final"]), _shared(["4 bit", "2 bit"])
+    ('VGG19, AD, ', '')
+    """
+    parts = zip(*(label.split(", ") for label in labels), strict=False)
+    return "".join(f"{part[0]}, " for part in takewhile(lambda part: len({*part}) == 1, parts))
 
 
 def _step_boxes(axes: Axes, shown: Sequence[Point]) -> list[Bbox]:

@@ -13,6 +13,8 @@ from quantable.report.page import SMALL
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 RINGS = (8, 16, 26, 38, 52, 70, 90, 115)  # distances from the point, in points
 LEADER = {"arrowstyle": "-", "lw": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 4}
+CUT = 20  # how much worse it is to lose a piece of a name than to cover something with it
+PASSES = 4  # of placing each name anew among all others
 ALIGN = {-1: ("right", "top"), 0: ("center", "center"), 1: ("left", "bottom")}
 
 
@@ -26,24 +28,29 @@ def place_labels(
     """
     assert axes.figure is not None
     scale = axes.figure.dpi / 72  # pixels in a point
-    names: list[Bbox] = []
-    leaders: list[Line] = []
+    spots = [(ring, direction) for ring in RINGS for direction in DIRECTIONS]
+    boxes, lines = [], []  # of every label at every spot
     for words, anchor in labels:
         probe = axes.text(0, 0, words, fontsize=SMALL)
         size = probe.get_window_extent().size
         probe.remove()
         at = axes.transData.transform(anchor)
-        spots = [(ring, direction) for ring in RINGS for direction in DIRECTIONS]
-        boxes = [_place(at, size, ring * scale, direction) for ring, direction in spots]
-        lines = [Line(np.array([at, box.get_points().mean(axis=0)])) for box in boxes]
-        costs = [
-            _uncovered(box, axes.bbox)
-            + sum(_common(box, other) for other in (*taken, *names))
-            + box.width * box.height * _crossings(box, line, names, leaders)
-            for box, line in zip(boxes, lines, strict=True)
-        ]
-        best = costs.index(min(costs))  # the nearest of equals
-        ring, (right, up) = spots[best]
+        boxes.append([_place(at, size, ring * scale, direction) for ring, direction in spots])
+        lines.append([Line(np.array([at, box.get_points().mean(axis=0)])) for box in boxes[-1]])
+    chosen: dict[int, int] = {}
+    for _ in range(PASSES):
+        for i in range(len(labels)):
+            others = [(boxes[j][k], lines[j][k]) for j, k in chosen.items() if j != i]
+            names, leaders = [box for box, _ in others], [line for _, line in others]
+            costs = [
+                CUT * _uncovered(box, axes.bbox)
+                + sum(_common(box, other) for other in (*taken, *names))
+                + box.width * box.height * _crossings(box, line, names, leaders)
+                for box, line in zip(boxes[i], lines[i], strict=True)
+            ]
+            chosen[i] = costs.index(min(costs))  # the nearest of equals
+    for i, (words, anchor) in enumerate(labels):
+        ring, (right, up) = spots[chosen[i]]
         axes.annotate(
             words,
             anchor,
@@ -54,8 +61,6 @@ def place_labels(
             fontsize=SMALL,
             arrowprops=LEADER if ring > RINGS[0] else None,
         )
-        names.append(boxes[best])
-        leaders.append(lines[best])
 
 
 def _place(at: Any, size: Any, far: float, direction: tuple[int, int]) -> Bbox:  # noqa: ANN401

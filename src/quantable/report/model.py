@@ -15,8 +15,8 @@ from quantable.layers import FLOAT_BITS, Bits, LayerShape, bit_map
 from quantable.names import UserError
 from quantable.record import Phase, Record
 from quantable.store import Store
-from quantable.table import BUDGETS, Asked, Cell, Claim, Published, Table
-from quantable.verdict import COMPUTED, Measured, at_most, holds, judge
+from quantable.table import BUDGETS, Asked, Bound, Cell, Claim, Published, Table
+from quantable.verdict import COMPUTED, Measured, at_most, holds, judge, paired_t
 
 if TYPE_CHECKING:
     from quantable.search.program import Comparison, Program
@@ -139,7 +139,7 @@ class Reporter:
 
     def _largest_budget(self) -> str:
         """Return the largest budget with a current record, or the table's default."""
-        present = {record.budget for store in self.stores for record in store.records()}
+        present = {head.budget for store in self.stores for head in store.heads()}
         for budget in BUDGETS:
             if budget in present and any(
                 self.find(self.cell(row, budget, seed))
@@ -395,9 +395,14 @@ class Reporter:
             verdict, reason = "not judged", f"budget {self.budget} proves nothing"
         else:
             good = holds([m.mean for _, m in reached], out.mean, bound)
+            if bound.t is not None:
+                t = paired_t(out.values)
+                good &= at_most(bound.t, t)
+                reason = f"paired t = {t:.2f}, {out.n - 1} degrees of freedom"
             verdict = "holds" if good else "does not hold"
             if out.data and out.n < len(self.table.seeds):
                 reason = f"{out.n} of {len(self.table.seeds)} seeds"
+                verdict = verdict if bound.t is None else "not judged"
         return ClaimLine(
             claim=name,
             text=claim.text,
@@ -410,7 +415,7 @@ class Reporter:
             unit=claim.unit,
             claimed=claim.value,
             measured=self._out(out, shown, *filter(None, [reference])),
-            bound=_bound(bound.min, bound.max, bound.rising) if bound else None,
+            bound=_bound(bound) if bound else None,
             verdict=verdict,
             reason=reason,
         )
@@ -504,15 +509,18 @@ def _published(published: Published) -> PublishedOut | None:
     )
 
 
-def _bound(least: float | None, most: float | None, rising: bool) -> str:
+def _bound(bound: Bound) -> str:
     """Word a bound.
 
-    >>> _bound(1.8, None, True), _bound(0.4, 0.6, False), _bound(None, None, True)
-    ('at least 1.8, rising', '0.4 to 0.6', 'rising')
+    >>> _bound(Bound(min=1.8, rising=True)), _bound(Bound(min=0.4, max=0.6, t=2.132))
+    ('at least 1.8, rising', '0.4 to 0.6, paired t at least 2.132')
     """
+    least, most = bound.min, bound.max
     if least is not None and most is not None:
         words = [f"{least:g} to {most:g}"]
     else:
         words = [f"at least {least:g}"] if least is not None else []
         words += [f"at most {most:g}"] if most is not None else []
-    return ", ".join([*words, "rising"] if rising else words)
+    words += ["rising"] if bound.rising else []
+    words += [f"paired t at least {bound.t:g}"] if bound.t is not None else []
+    return ", ".join(words)

@@ -2,13 +2,16 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from quantable.columns import COLUMNS
+from quantable.report.escape import cell_text, markdown_text, shown, visible
 from quantable.report.model import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
 from quantable.verdict import COMPUTED
 
@@ -21,7 +24,10 @@ COLOURS = {  # the first word that occurs decides, so that the worst verdict of 
 }
 
 
-TEXT = ("published or claimed", "verdict", "what the paper says", "seeds, data, budget")
+TEXT = {  # columns of words
+    *("published or claimed", "verdict", "what the paper says", "seeds, data, budget"),
+    *("number", "statement"),
+}
 
 
 def number(value: float, decimals: int) -> str:
@@ -54,7 +60,8 @@ def heading(column: str) -> str:
     return f"{about.title} [{about.unit}]" if about.unit != "1" else about.title
 
 
-def _by_row(report: Report) -> dict[str, list[Entry]]:
+def by_row(report: Report) -> dict[str, list[Entry]]:
+    """Entries of each row, in the table's order."""
     rows: dict[str, list[Entry]] = {}
     for entry in report.rows:
         rows.setdefault(entry.row, []).append(entry)
@@ -63,23 +70,37 @@ def _by_row(report: Report) -> dict[str, list[Entry]]:
 
 def _references(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> tuple[str, list[str]]:
     """Say what the paper says about one row, and how we judge it."""
-    entries, said, words = list(entries), [], []
-    several = sum(entry.published is not None for entry in entries) > 1
+    entries, claims = list(entries), list(claims)
+    said = []
     for entry in entries:
         if entry.published:
             said.append(_said(entry.column, entry.published))
-            title = COLUMNS[entry.column].title
-            words.append(f"{title}: {entry.verdict}" if several else entry.verdict)
         elif entry.hint and entry.hint.confidence == "doubtful":
             said.append(f"{_said(entry.column, entry.hint)} (doubtful)")
-    for claim in claims:
-        said.append(f"{claim.claim} {_claimed(claim)}" if claim.claimed else claim.claim)
-        words.append(f"{claim.claim} {claim.verdict}")
-    if not words:
-        ran = any(COLUMNS[entry.column].trained and entry.measured for entry in entries)
-        trained = any(COLUMNS[entry.column].trained for entry in entries)
-        words = ["no published value" if ran or not trained else "not run"]
+    said += [f"{c.claim} {_claimed(c)}" if c.claimed else c.claim for c in claims]
+    single = sum(entry.published is not None for entry in entries) <= 1
+    words = []
+    for name, verdict in verdicts(entries, claims):
+        if any(claim.claim == name for claim in claims):
+            words.append(f"{name} {verdict}")
+        else:
+            words.append(verdict if single else f"{name}: {verdict}")
     return "; ".join(said) or "none", words
+
+
+def verdicts(entries: Iterable[Entry], claims: Iterable[ClaimLine]) -> list[tuple[str, str]]:
+    """Verdicts on one row's numbers and claims, each with its column's title or claim's name.
+
+    Where there is nothing to judge, one of them says so, and has no name.
+    """
+    entries = list(entries)
+    judged = [(COLUMNS[e.column].title, e.verdict) for e in entries if e.published]
+    judged += [(claim.claim, claim.verdict) for claim in claims]
+    if judged:
+        return judged
+    ran = any(COLUMNS[entry.column].trained and entry.measured for entry in entries)
+    trained = any(COLUMNS[entry.column].trained for entry in entries)
+    return [("", "no published value" if ran or not trained else "not run")]
 
 
 def _said(column: str, published: PublishedOut) -> str:
@@ -100,7 +121,7 @@ def _said(column: str, published: PublishedOut) -> str:
 
 def _grid(report: Report) -> tuple[list[str], list[list[str]]]:
     """Head and body of the main table, as text."""
-    rows = _by_row(report)
+    rows = by_row(report)
     columns = list(dict.fromkeys(entry.column for entry in report.rows))
     head = ["row", *map(heading, columns), "published or claimed", "verdict"]
     body = []
@@ -120,7 +141,8 @@ def _claimed(claim: ClaimLine) -> str:
     return "–" if claim.claimed is None else f"{claim.claimed:g} {_unit(claim)}".strip()
 
 
-def _claim_lines(report: Report) -> tuple[list[str], list[list[str]]]:
+def claim_lines(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the table of claims, as text."""
     head = ["claim", "what the paper says", "claimed", "measured"]
     head += ["seeds, data, budget", "holds when", "verdict"]
     body = []
@@ -196,89 +218,105 @@ def reasons(report: Report) -> list[str]:
     ]
 
 
+def console() -> tuple[Console, io.StringIO]:
+    """Return a console as wide and as colourful as the user's, and where it writes."""
+    out, screen = io.StringIO(), Console()
+    width = screen.width if screen.is_terminal else 200
+    return Console(file=out, width=width, force_terminal=screen.is_terminal, emoji=False), out
+
+
+def ruled(title: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> Grid:
+    """Table for a terminal; the last column's words decide its colour."""
+    grid = Grid(title=escape(title), title_justify="left", title_style="bold")
+    for i, name in enumerate(head):
+        words = i == 0 or name in TEXT
+        grid.add_column(escape(name), justify="left" if words else "right", overflow="fold")
+    for line in body:
+        colour = next((c for word, c in COLOURS.items() if word in line[-1]), None)
+        *cells, verdict = map(escape, line)
+        grid.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
+    return grid
+
+
 def terminal(report: Report) -> str:
     """Tables for a terminal, as text with colour codes where it has colours."""
-    out = io.StringIO()
-    shown = Console()
-    console = Console(
-        file=out,
-        width=shown.width if shown.is_terminal else 200,
-        force_terminal=shown.is_terminal,
-        emoji=False,
-    )
+    report = shown(report)
+    screen, out = console()
     for title, (head, body) in [
         (f"{report.table}: {report.title}", _grid(report)),
-        ("Claims", _claim_lines(report)),
+        ("Claims", claim_lines(report)),
     ]:
-        if not body:
-            continue
-        grid = Grid(title=escape(title), title_justify="left", title_style="bold")
-        for i, name in enumerate(head):
-            words = i == 0 or name in TEXT
-            grid.add_column(escape(name), justify="left" if words else "right", overflow="fold")
-        for line in body:
-            colour = next((c for word, c in COLOURS.items() if word in line[-1]), None)
-            *cells, verdict = map(escape, line)
-            grid.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
-        console.print(grid)
+        if body:
+            screen.print(ruled(title, head, body))
     if report.vectors:
-        console.print(f"{VECTORS}:", highlight=False, markup=False)
+        screen.print(f"{VECTORS}:", highlight=False, markup=False)
     for vector in report.vectors:
-        console.print(f"  {vector_text(vector)}", highlight=False, markup=False)
-    console.print(f"Protocol: {protocol(report)}.", highlight=False, markup=False)
+        screen.print(f"  {vector_text(vector)}", highlight=False, markup=False)
+    screen.print(f"Protocol: {protocol(report)}.", highlight=False, markup=False)
     for note in [*reasons(report), *report.notes]:
-        console.print(f"- {note}", highlight=False, markup=False)
+        screen.print(f"- {note}", highlight=False, markup=False)
     return out.getvalue().rstrip("\n")
 
 
-def _markdown_table(head: list[str], body: list[list[str]]) -> str:
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Table of Markdown; the cells of its body are text."""
+
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
     rule = "|" + "---|" * len(head)
-    return "\n".join([line(head), rule, *map(line, body)])
+    escaped = ([markdown_text(cell) for cell in cells] for cells in body)
+    return "\n".join([line(head), rule, *map(line, escaped)])
 
 
 def markdown(report: Report) -> str:
     """Write the same tables as Markdown."""
+    report = shown(report)
     parts = [
-        f"## {report.table}: {report.title}",
-        f"{report.source}. Protocol: {protocol(report)}.",
+        f"## {markdown_text(f'{report.table}: {report.title}')}",
+        markdown_text(f"{report.source}. Protocol: {protocol(report)}."),
     ]
-    parts.append(_markdown_table(*_grid(report)))
+    parts.append(markdown_table(*_grid(report)))
     if report.claims:
-        parts.append(_markdown_table(*_claim_lines(report)))
+        parts.append(markdown_table(*claim_lines(report)))
     if report.vectors:
         parts.append(f"{VECTORS}:")
-        parts.append("\n".join(f"- {vector_text(vector)}" for vector in report.vectors))
+        lines = (markdown_text(vector_text(vector)) for vector in report.vectors)
+        parts.append("\n".join(f"- {line}" for line in lines))
     notes = [*reasons(report), *report.notes]
     if notes:
-        parts.append("\n".join(f"- {note}" for note in notes))
+        parts.append("\n".join(f"- {markdown_text(note)}" for note in notes))
     return "\n\n".join(parts)
 
 
 def comma_separated(report: Report) -> str:
-    """One line per row and column, nested fields flattened."""
+    """One line per row and column, nested fields flattened; text is never a formula."""
     out = io.StringIO()
     fields = ["row", "column", "unit"]
     fields += [f"published_{key}" for key in PublishedOut.model_fields]
     fields += [f"measured_{key}" for key in ("mean", "std", "n", "budget", "data")]
     writer = csv.DictWriter(out, [*fields, "verdict", "reason"], lineterminator="\n")
     writer.writeheader()
-    for entry in report.rows:
-        line = entry.model_dump(include={"row", "column", "unit", "verdict", "reason"})
+    for entry in shown(report).rows:
+        line: dict[str, object] = entry.model_dump(
+            include={"row", "column", "unit", "verdict", "reason"}
+        )
         for part in ("published", "measured"):
             nested = getattr(entry, part)
             for key, value in (nested.model_dump() if nested else {}).items():
                 if f"{part}_{key}" in fields:
                     line[f"{part}_{key}"] = value
-        writer.writerow(line)
+        writer.writerow({key: cell_text(value) for key, value in line.items()})
     return out.getvalue().rstrip("\n")
 
 
 def as_json(report: Report) -> str:
     """Write the whole report as one JSON document (schema: ``quantable.report.model.Report``)."""
-    return report.model_dump_json(indent=1)
+    written = report.model_dump_json(indent=1)
+    # Also what JSON allows in strings but a terminal obeys; the document means the same.
+    return re.sub(
+        r"[^\n -~]", lambda c: c[0] if visible(c[0]) == c[0] else json.dumps(c[0])[1:-1], written
+    )
 
 
 FORMATS: dict[str, Callable[[Report], str]] = {

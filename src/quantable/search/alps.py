@@ -26,6 +26,7 @@ from quantable.classifier import Classifier, evaluate
 from quantable.data.images import first_images
 from quantable.layers import Bits
 from quantable.names import UserError
+from quantable.preempt import ignore
 from quantable.record import write_json
 from quantable.search.run import Found, Start, items_of
 from quantable.store import Store
@@ -40,7 +41,8 @@ class Alps:
 
     ``held_out``: images of the held-out split that measure the loss. ``workers``: processes that
     share the items, with one thread each where there are several; they change no number.
-    Finished items are kept, and an interrupted search goes on with the next.
+    Finished items are kept, and an interrupted search goes on with the next: a scheduler's signal
+    is heard between two items.
     """
 
     held_out: int
@@ -87,8 +89,11 @@ class Alps:
         ) as pool:
             # one at a time for each process, so that what is done is kept at once
             futures = {pool.submit(_tune, jobs[i]): i for i in todo}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            finally:  # nobody wants the rest where the search ends before
+                pool.shutdown(cancel_futures=True)
 
 
 class Advance(pl.Callback):
@@ -143,6 +148,7 @@ _opened: list[tuple[Start, dict[str, Any], int]] = []  # of this worker process
 
 def _open(config: dict[str, Any], folder: Path, variant: str, held_out: int) -> None:
     """Make the start once in every worker."""
+    ignore()
     config = config | {"trainer": config["trainer"] | {"threads": 1}}
     built = build(config, Store(folder), variant)
     assert built.quantize is not None

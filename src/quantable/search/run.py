@@ -16,6 +16,7 @@ from torch import Tensor
 from quantable.build import Built, part_of
 from quantable.layers import Bits
 from quantable.names import UserError, unknown
+from quantable.preempt import heed
 from quantable.quantize import Quantize
 from quantable.quantizer import Quantizer
 from quantable.record import Item, Scores
@@ -77,8 +78,13 @@ def run_search(
     rule: Rule = part_of(config, "search.rule")
     high, low = Bits(*config["bits"]["inner"]), Bits(*search["low"])
     items = items_of(built, high, search["links"])
+
+    def tell_and_heed(done: int, planned: int, batch: int, batches: int) -> None:
+        tell(done, planned, batch, batches)
+        heed()
+
     began = time.perf_counter()
-    found = rule(Start(config, built, built.quantize, items, low, device, folder, tell))
+    found = rule(Start(config, built, built.quantize, items, low, device, folder, tell_and_heed))
     seconds = time.perf_counter() - began
     return (
         Scores(

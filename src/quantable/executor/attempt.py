@@ -1,0 +1,108 @@
+"""One attempt at one cell, in this process: train, keep its status up to date, add the record."""
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+
+from quantable.executor.status import (
+    ERROR_LINES,
+    Status,
+    begin_attempt,
+    job_id,
+    note_preemption,
+    read_status,
+    write_status,
+)
+from quantable.names import UserError
+from quantable.preempt import Preempted, heed
+from quantable.record import Record, cell_name
+from quantable.store import Store
+from quantable.table import Cell
+
+Tell = Callable[[int, int, int, int], None]
+EVERY_SECONDS = 2.0  # between two writes of the status
+
+
+def attempt(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
+    """Run a cell whose lock this process holds; whatever ends it stands in its status."""
+    name = cell_name(cell.signature, variant)
+    status = begin_attempt(store, name, _mine(cell))
+    watch = _Watch(store, name, status, tell)
+    try:
+        from quantable.run import run_cell  # torch only where something is trained
+
+        heed()
+        record = run_cell(cell, store, variant, watch)
+        store.add(record)
+    except (Preempted, KeyboardInterrupt):
+        note_preemption(store, name, watch.status)
+        raise
+    except BaseException as error:
+        lines = _lines(error)
+        write_status(store, name, replace(watch.status, state="failed", error=lines))
+        raise
+    write_status(store, name, replace(watch.status, state="done", seconds_left=None, error=()))
+    return record
+
+
+def note_done(store: Store, name: str) -> None:
+    """Write down that a cell is done, where its record came from elsewhere."""
+    before = read_status(store, name)
+    if before is not None and before.state != "done":
+        write_status(store, name, replace(before, state="done", seconds_left=None, error=()))
+
+
+class _Watch:
+    """Keeps a cell's status up to date while it runs."""
+
+    def __init__(self, store: Store, name: str, status: Status, tell: Tell) -> None:
+        self.store = store
+        self.name = name
+        self.status = status
+        self.tell = tell
+        self.began: tuple[float, int] | None = None  # when the first batch was done, and which
+        self.written = time.monotonic()
+
+    def __call__(self, epoch: int, planned: int, batch: int, batches: int) -> None:
+        self.tell(epoch, planned, batch, batches)
+        now, done = time.monotonic(), epoch * batches + batch
+        self.began = self.began or (now, done)
+        since, first = self.began
+        left = None
+        if done > first:
+            left = (now - since) / (done - first) * max(planned * batches - done, 0)
+        self.status = replace(
+            self.status,
+            epoch=epoch,
+            epochs=planned,
+            batch=batch,
+            batches=batches,
+            seconds_left=left,
+        )
+        if now - self.written >= EVERY_SECONDS:
+            self.written = now
+            write_status(self.store, self.name, self.status)
+
+
+def _mine(cell: Cell) -> Status:
+    """Status of a cell that this process takes in hand."""
+    return Status(
+        "running",
+        table=cell.table,
+        row=cell.row,
+        seed=cell.seed,
+        job=job_id(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+
+
+def _lines(error: BaseException) -> tuple[str, ...]:
+    """Last lines of what an error says: of a user's mistake its message alone."""
+    if isinstance(error, UserError | NotImplementedError):
+        return tuple(str(error).splitlines()[-ERROR_LINES:])
+    text = "".join(traceback.format_exception(error))
+    return tuple(text.splitlines()[-ERROR_LINES:])

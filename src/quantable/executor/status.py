@@ -1,0 +1,184 @@
+"""What is known of a cell on its way: one small JSON file each, replaced by rename.
+
+Loads nothing but the standard library: there is little time between a job's last signal and its
+end.
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from quantable.table import Cell
+
+Word = Literal["queued", "running", "done", "failed", "preempted", "cancelled"]
+SETTLED = ("done", "failed", "cancelled")
+ERROR_LINES = 8
+
+
+class Place(Protocol):
+    """A store, as far as it matters here."""
+
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a cell stands, as its last process wrote it.
+
+    ``job`` is the cluster's. ``deaths`` are attempts in a row that ended without a word and had got
+    no further than ``reached``, in epochs.
+    """
+
+    state: Word
+    table: str | None = None
+    row: str = ""
+    seed: int = 0
+    job: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    attempts: int = 0
+    preempted: int = 0
+    deaths: int = 0
+    reached: float = 0.0
+    epoch: int | None = None
+    epochs: int | None = None  # planned, at most
+    batch: int | None = None
+    batches: int | None = None  # of an epoch
+    seconds_left: float | None = None
+    error: tuple[str, ...] = ()
+    updated: float = 0.0  # seconds since 1970
+
+    @property
+    def place(self) -> float:
+        """How far the run is, in epochs."""
+        return (self.epoch or 0) + (self.batch or 0) / (self.batches or 1)
+
+
+def read_status(store: Place, name: str) -> Status | None:
+    """Status of a cell, or None where nobody wrote one."""
+    try:
+        content = json.loads(_path(store, name).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:  # of a disk that was full
+        return None
+    known = {field.name for field in fields(Status)}
+    status = Status(**{key: value for key, value in content.items() if key in known})
+    return replace(status, error=tuple(status.error))
+
+
+def write_status(store: Place, name: str, status: Status) -> None:
+    """Replace a cell's status; not flushed to the disk, as a later one replaces it anyhow."""
+    path = _path(store, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(asdict(replace(status, updated=time.time()))))
+    os.replace(temporary, path)
+
+
+def queued(cell: "Cell", before: Status | None) -> Status:
+    """Status of a cell that is about to be queued; what it has been through stays known."""
+    return Status(
+        "queued",
+        table=cell.table,
+        row=cell.row,
+        seed=cell.seed,
+        host=socket.gethostname(),  # whether it was queued indeed is known while this process lives
+        pid=os.getpid(),
+        attempts=0 if before is None else before.attempts,
+        preempted=0 if before is None else before.preempted,
+    )
+
+
+def fail(store: Place, name: str, error: Iterable[str]) -> None:
+    """Note that a cell has failed, and the last lines of why."""
+    status = read_status(store, name) or Status("failed")
+    last = tuple(error)[-ERROR_LINES:]
+    write_status(store, name, replace(status, state="failed", error=last, seconds_left=None))
+
+
+def begin_attempt(store: Place, name: str, status: Status) -> Status:
+    """Write that a process takes the cell in hand, and count it."""
+    before = read_status(store, name) or status
+    now = replace(
+        status,
+        attempts=before.attempts + 1,
+        preempted=before.preempted,
+        deaths=before.deaths,
+        reached=before.reached,
+    )
+    write_status(store, name, now)
+    return now
+
+
+def note_preemption(store: Place, name: str, status: Status) -> None:
+    """Write that an attempt stopped; one that had not got on counts as a death."""
+    stopped = replace(
+        status,
+        state="cancelled" if cancelled(store, name) else "preempted",
+        preempted=status.preempted + 1,
+        deaths=0 if status.place > status.reached else status.deaths + 1,
+        reached=max(status.reached, status.place),
+    )
+    write_status(store, name, stopped)
+
+
+def note_death(store: Place, name: str, retries: int, words: str) -> bool:
+    """Count an attempt that ended without a word; False where it was one too many.
+
+    Those count that came no further than the ones before: a run that gets on may be killed often.
+    """
+    status = read_status(store, name) or Status("queued")
+    deaths = 1 if status.place > status.reached else status.deaths + 1
+    dead = replace(
+        status,
+        state="failed" if deaths > retries else "queued",
+        deaths=deaths,
+        reached=max(status.reached, status.place),
+        error=(f"{words} (attempt {status.attempts})",),
+    )
+    write_status(store, name, dead)
+    return dead.state == "queued"
+
+
+def cancel(store: Place, name: str) -> None:
+    """Ask that a cell be left alone; whoever has it in hand looks for this mark."""
+    _mark(store, name).parent.mkdir(parents=True, exist_ok=True)
+    _mark(store, name).touch()
+
+
+def cancelled(store: Place, name: str) -> bool:
+    """Whether a cell is to be left alone."""
+    return _mark(store, name).exists()
+
+
+def uncancel(store: Place, names: Sequence[str]) -> None:
+    """Forget that cells were cancelled: they are asked for again."""
+    for name in names:
+        _mark(store, name).unlink(missing_ok=True)
+
+
+def _path(store: Place, name: str) -> Path:
+    return store.folder / "status" / f"{name}.json"
+
+
+def _mark(store: Place, name: str) -> Path:
+    return store.folder / "status" / f"{name}.cancelled"
+
+
+def log_path(store: Place, name: str) -> Path:
+    """File with everything that a cell's processes have printed."""
+    return store.folder / "logs" / f"{name}.log"
+
+
+def job_id() -> str | None:
+    """Id of the SLURM job around this process, as ``squeue`` and ``scancel`` write it."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")

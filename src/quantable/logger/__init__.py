@@ -1,0 +1,1 @@
+"""Where runs can be watched beside the store."""

@@ -1,0 +1,196 @@
+"""What a list of tables says of each: paper, method, network, data set, coverage. No torch."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from quantable.bits_file import network_name
+from quantable.config import ROOT
+from quantable.report.model import Report, Reporter
+from quantable.report.render import markdown_table
+from quantable.table import Cell
+
+BIBLIOGRAPHY = ROOT / "docs" / "papers.bib"
+NAMES = {  # of a class, where its letters are not the paper's
+    "ActivationDensity": "AD",
+    "DensityPruning": "AD with pruning",
+    "MinMax": "min-max",
+    "LearnedBits": "learned bits",
+    "Eagl": "EAGL",
+    "Alps": "ALPS",
+    "HessianTrace": "HAWQ trace",
+    "Magnitude": "magnitude",
+    "Fixed": "fixed order",
+}
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper as a list names it."""
+
+    key: str
+    short: str  # authors and year
+    title: str
+    number: str = ""  # arXiv or DOI; no link, so that a page asks nothing of a network
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a table is known: its published numbers, those we measured, those that match."""
+
+    known: int
+    measured: int
+    matched: int
+    off: int  # above or below
+    claims: int
+    hold: int
+    fail: int
+
+    @property
+    def open(self) -> int:
+        """Measured, and not to be compared yet: another budget, a copy of the data, few seeds."""
+        return self.measured - self.matched - self.off
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of the index."""
+
+    id: str
+    href: str
+    title: str
+    paper: Paper
+    budget: str
+    coverage: Coverage
+    methods: tuple[str, ...]
+    networks: tuple[str, ...]
+    data: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """What a search looks through, in small letters."""
+        parts = (self.id, self.title, self.paper.short, self.paper.title, self.budget)
+        return " ".join([*parts, *self.methods, *self.networks, *self.data]).lower()
+
+
+def listed(reporter: Reporter, report: Report, href: str) -> Listed:
+    """Return a table's line; ``href`` leads to its report."""
+    cells = cells_of(reporter)
+    configs = [cell.config for cell in cells]
+    rows = [reporter.table.rows[cell.row] for cell in cells]
+    methods = (
+        ["published points"] if row.sizes is not None else methods_of(config)
+        for row, config in zip(rows, configs, strict=True)
+    )
+    return Listed(
+        id=report.table,
+        href=href,
+        title=report.title,
+        paper=paper(report.paper),
+        budget=report.budget,
+        coverage=coverage(report),
+        methods=_unique(name for names in methods for name in names),
+        networks=_unique(network_name(config["model"]) for config in configs),
+        data=_unique(str(config["data"]["title"]) for config in configs),
+    )
+
+
+def cells_of(reporter: Reporter) -> list[Cell]:
+    """One run behind each of the asked rows, at the report's budget."""
+    seed = reporter.seeds[0]
+    rows = reporter.asked.chosen_rows(reporter.table)
+    names = dict.fromkeys(reporter.table.cell_of(row) for row in rows)
+    return [reporter.cell(name, reporter.budget, seed) for name in names]
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def coverage(report: Report) -> Coverage:
+    """Count a report's published numbers, and what became of them."""
+    known = [entry for entry in report.rows if entry.published]
+    verdicts = [entry.verdict for entry in known]
+    said = [claim.verdict for claim in report.claims]
+    return Coverage(
+        known=len(known),
+        measured=sum(entry.measured is not None for entry in known),
+        matched=verdicts.count("match"),
+        off=verdicts.count("above") + verdicts.count("below"),
+        claims=len(said),
+        hold=said.count("holds"),
+        fail=said.count("does not hold"),
+    )
+
+
+def methods_of(config: Mapping[str, Any]) -> list[str]:
+    """Name what quantizes a run, and the search that chooses its bits where there is one.
+
+    >>> methods_of({"quantizer": {"callback": None}, "search": None})
+    ['float']
+    """
+    found = []
+    if config["search"] is not None:
+        rule = config["search"]["rule"]
+        found.append(_name(rule["by"] if "by" in rule else rule["_target_"]))
+    callback = config["quantizer"]["callback"]
+    if callback is None:
+        return found or ["float"]
+    target = callback["_target_"]
+    if target.endswith(".Quantize"):
+        target = callback["act"]["_target_"]
+    return [*found, _name(target)]
+
+
+def _name(target: str) -> str:
+    last = target.rpartition(".")[2]
+    return NAMES.get(last, last.replace("_", " "))
+
+
+@cache
+def papers() -> dict[str, Paper]:
+    """Return the papers of ``docs/papers.bib`` by their keys."""
+    if not BIBLIOGRAPHY.is_file():  # installed without the documentation
+        return {}
+    entries = re.split(r"^@\w+\{", BIBLIOGRAPHY.read_text(encoding="utf-8"), flags=re.M)
+    found = (_entry(text) for text in entries[1:])
+    return {paper.key: paper for paper in found}
+
+
+def _entry(text: str) -> Paper:
+    key = text.partition(",")[0].strip()
+    fields = {
+        name: re.sub(r"[{}]", "", value)
+        for name, value in re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\},?\s*$", text, flags=re.M)
+    }
+    authors = [name.partition(",")[0].strip() for name in fields.get("author", key).split(" and ")]
+    short = authors[0] + (" et al." if len(authors) > 2 else "")
+    if len(authors) == 2:
+        short = " and ".join(authors)
+    number = f"arXiv:{fields['eprint']}" if "eprint" in fields else ""
+    if not number and "doi" in fields:
+        number = f"doi:{fields['doi']}"
+    return Paper(key, f"{short} {fields.get('year', '')}".strip(), fields.get("title", ""), number)
+
+
+def paper(key: str) -> Paper:
+    """Return a paper of ``docs/papers.bib``; one that is not there is its key."""
+    return papers().get(key) or Paper(key, key, "")
+
+
+HEAD = ["table", "title", "budget", "published numbers", "measured", "match", "claims"]
+
+
+def coverage_table(lines: Sequence[Listed]) -> str:
+    """Return a Markdown table with a line for each table: how much of it is known."""
+    body = []
+    for line in lines:
+        known = line.coverage
+        counts = [known.known, known.measured, known.matched]
+        left = known.claims - known.hold - known.fail
+        said = {"hold": known.hold, "do not hold": known.fail, "not judged": left}
+        claims = ", ".join(f"{count} {word}" for word, count in said.items() if count)
+        body.append([line.id, line.title, line.budget, *map(str, counts), claims or "–"])
+    return markdown_table(HEAD, body)

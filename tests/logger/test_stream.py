@@ -1,0 +1,121 @@
+"""A cell streamed to W&B while it is trained, killed in between; and the step sizes it sends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import checkpoint
+
+from quantable.logger.stream import steps
+from quantable.logger.wandb_run import steps_in
+from quantable.methods.lsq import LSQ
+from quantable.methods.minmax import MinMax
+from quantable.methods.pact import PACT
+from quantable.models.cifar import resnet8_cifar
+from quantable.quantize import Quantize
+from quantable.store import Store
+
+ROOT = Path(__file__).parents[2]
+CELL = [
+    *("+table=ad_quickstart", "budget=smoke", "rows=ad", "seed=0", "logger=wandb"),
+    *("quantizer.callback.min_epochs=2", "quantizer.callback.max_epochs=2"),
+    *("data.train_images=192", "data.val_images=64", "data.test_images=64"),
+    *("trainer.threads=1", "trainer.checkpoint_seconds=0.01", "trainer.accelerator=cpu"),
+]
+
+
+def start(store: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "reproduce/run.py", *CELL, f"store={store}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+
+
+def stop_after(store: Path, epoch: int, number: signal.Signals) -> None:
+    """Start the cell and signal it once ``epoch`` epochs are in its checkpoint."""
+    process, deadline = start(store), time.monotonic() + 400
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        state = checkpoint(store)
+        if state and state["module"]["epoch"] >= epoch:
+            time.sleep(0.5)  # the epoch's line follows its checkpoint
+            process.send_signal(number)
+            process.communicate(timeout=300)
+            return
+        time.sleep(0.01)
+    process.kill()
+    pytest.fail("no checkpoint in time")
+
+
+@pytest.mark.slow
+def test_a_cell_killed_twice_holds_one_continuous_history(tmp_path: Path) -> None:
+    stop_after(tmp_path, 1, signal.SIGKILL)
+    stop_after(tmp_path, 3, signal.SIGTERM)
+    last = start(tmp_path)
+    _, err = last.communicate(timeout=600)
+    assert last.returncode == 0, err
+
+    (record,) = Store(tmp_path).records()
+    files = sorted(tmp_path.glob(f"wandb/offline-run-*-{record.name}/*.wandb"))
+    assert len(files) == 3  # no attempt overwrote another
+    assert [step for file in files for step in sorted(steps_in(file))] == [
+        epoch.epoch for epoch in record.history
+    ]
+    assert len(record.history) >= 5  # every attempt had something to do
+    lines = {line["_step"]: line for file in files for line in history(file)}
+    for epoch in record.history:
+        line = lines[epoch.epoch]
+        assert line["test/top1_pct"] == epoch.test_top1_pct
+        assert line["train/loss"] == epoch.train_loss
+        assert epoch.bits is not None
+        assert epoch.density is not None
+        for layer, (weight, act) in epoch.bits.items():
+            assert (line[f"bits/weight/{layer}"], line[f"bits/act/{layer}"]) == (weight, act)
+        for layer, share in epoch.density.items():
+            assert line[f"density/{layer}"] == pytest.approx(share)
+    assert any(name.startswith("step/act/") for name in lines[record.history[-1].epoch])
+
+
+def history(file: Path) -> list[dict]:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    lines = map(json.loads, done.stdout.splitlines())
+    return [line["history"]["item"] for line in lines if line["type"] == "history"]
+
+
+def attached(weight: object, act: object) -> Quantize:
+    """ResNet-8 with everything quantized to 4 bits, after one training batch."""
+    torch.manual_seed(0)
+    net = resnet8_cifar(classes=10, in_channels=1, width=0.25, shortcuts="all")
+    quantize = Quantize(weight=weight, act=act, inner=[4, 4], ends=None, layers={})
+    quantize.attach(net, (1, 28, 28))
+    assert steps(quantize).keys() == {
+        f"step/act/{name}" for name, q in quantize.act_quantizers.items() if isinstance(q, PACT)
+    }  # of others nothing is known before the first batch
+    net.train()(torch.randn(4, 1, 28, 28))
+    return quantize
+
+
+def test_learned_steps_are_sent_as_they_are() -> None:
+    quantize = attached(partial(LSQ, batched=False), partial(LSQ, batched=True, per_channel=True))
+    sent = steps(quantize)
+    assert len(sent) == 2 * len(quantize.bits)
+    weight, act = quantize.weight_quantizers["fc"], quantize.act_quantizers["fc"]
+    assert sent["step/weight/fc"] == pytest.approx(weight.step.item())
+    assert sent["step/act/fc"] == pytest.approx(act.step.mean().item())  # over channels
+
+
+def test_a_range_of_sixteen_levels_has_fifteen_steps() -> None:
+    tracked = attached(partial(MinMax, batched=False), partial(MinMax, batched=True))
+    act = tracked.act_quantizers["fc"]
+    assert steps(tracked)["step/act/fc"] == pytest.approx((act.high - act.low).item() / 15)
+    clipped = attached(partial(LSQ, batched=False), partial(PACT, batched=True, clip_init=3.0))
+    sent = steps(clipped)
+    assert sent["step/act/fc"] == pytest.approx(3 / 15)  # from 0
+    assert sent["step/act/conv1"] == pytest.approx(6 / 15)  # the images are signed
