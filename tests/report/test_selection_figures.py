@@ -226,7 +226,7 @@ def test_files_of_a_selection_are_the_same_twice(about: Reporter, tmp_path: Path
     said, _ = (write_figures(about, folder) for folder in folders)
     kept = sorted(path.name for path in folders[0].iterdir())
     names = ("bits_chosen", "frontier", "scores_eagl", "scores_random")
-    assert kept == [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
+    assert kept == [f"{name}.{kind}" for name in names for kind in ("pdf", "png", "svg")]
     for name in kept:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     assert "not drawn: run two: no record at budget paper" in said

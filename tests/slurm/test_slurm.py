@@ -197,26 +197,25 @@ def kill_the_step(store: Store, slurm: Cluster) -> int:
 
 
 def reach_the_time_limit(store: Store, slurm: Cluster) -> int:
-    """Hold the process until SLURM warns it of its limit, a minute or more before."""
+    """Hold the process until SLURM, which lets it go on for that, warns it of its limit."""
     status = running(store, slurm)
     pid, job = status.pid, f"JobId={status.job}"
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    try:
-        slurm.run("scontrol", "update", job, "EndTime=now+2minutes")
-        wait_for(lambda: signal.SIGUSR2 in pending(pid) or None, slurm)
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: stopped(pid) or None, slurm)
+    slurm.run("scontrol", "update", job, "EndTime=now+2minutes")
+    wait_for(lambda: not stopped(pid) or None, slurm)
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or None, slurm)
     slurm.run("scontrol", "update", job, "TimeLimit=20")  # of the next attempt
     return 1
 
 
-def pending(pid: int) -> set[signal.Signals]:
-    """Signals that have come to a process and wait for it."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
-    return {number for number in signal.valid_signals() if masks[0] | masks[1] & 1 << number - 1}
+def stopped(pid: int) -> bool:
+    """Whether a process is there and held by SIGSTOP."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def restart_the_node_daemon(store: Store, slurm: Cluster) -> int:

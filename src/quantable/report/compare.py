@@ -237,7 +237,7 @@ def judge(a: Sequence[float], b: Sequence[float], *, trained: bool, shared: int)
     By Welch's t-test, two-sided. ``shared`` runs are in both samples, which the test forbids.
 
     >>> judge([90.1, 90.3, 90.2], [91.0, 91.2, 91.4], trained=True, shared=0).statement
-    'differs: p = 0.0047 (Welch, n=3 and n=3)'
+    'differs: p = 0.0048 (Welch, n=3 and n=3)'
     >>> judge([90.1], [91.0, 91.2], trained=True, shared=0).statement
     'cannot tell: n=1 and n=2; both need at least 2 seeds'
     """

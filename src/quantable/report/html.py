@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import fmean
@@ -242,8 +243,9 @@ def _write(
     return path
 
 
+@cache
 def environment() -> Environment:
-    """Templates that escape every string."""
+    """Templates that escape every string; compiled once."""
     templates = Environment(
         loader=PackageLoader("quantable.report"),
         autoescape=True,

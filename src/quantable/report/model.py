@@ -143,8 +143,9 @@ class Reporter:
         for budget in BUDGETS:
             if budget in present and any(
                 self.find(self.cell(row, budget, seed))
-                for row in self.table.rows
+                for row, about in self.table.rows.items()
                 for seed in self.seeds
+                if about.train
             ):
                 return budget
         return self.table.budget
