@@ -169,7 +169,7 @@ def test_a_long_history_keeps_its_last_epoch(tmp_path: Path) -> None:
     record = keep(about, "float", 0, (32, [(91.0, 60 + i / 100) for i in range(1000)]))
     history = page_of(about).data[0]["runs"][record.name]
     assert len(history["lines"]) <= MOST_EPOCHS + 1
-    assert history["every"] == 7  # 1,000 epochs in at most 150 lines
+    assert history["every"] == 13  # 1,000 epochs in at most 80 lines
     assert (history["lines"][0][0], history["lines"][-1][0]) == (1, 1000)
 
 

@@ -73,7 +73,7 @@ EPOCH_COLUMNS = {  # of a history: heading and decimals
     "training_complexity": ("training complexity", 4),
     "seconds": ("seconds", 1),
 }
-MOST_EPOCHS = 150  # lines of a history; a longer one is thinned
+MOST_EPOCHS = 80  # lines of a history; a longer one is thinned
 MOST_MAPS = 4  # density maps of one table
 
 

@@ -15,6 +15,7 @@ from quantable.report.marks import Mark
 
 WIDTH, HEIGHT = 420, 280  # user units: one is one pixel where the chart has its own width
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 42
+MOST_POINTS = 80  # of a curve, which is as many as its width shows
 LETTER = 6.4  # width of a wide letter of a label
 SMALL_LETTER = 6.0
 SHADES = 9  # steps of a heat map
@@ -312,7 +313,7 @@ def lines(
 
 
 def _curve(curve: Curve, x: _Axis, y: _Axis) -> Markup:
-    step = max(1, len(curve.points) // 120)
+    step = -(-len(curve.points) // MOST_POINTS)
     kept = [p for i, p in enumerate(curve.points) if i % step == 0 or i == len(curve.points) - 1]
     places = " ".join(f"{x.at(px):.1f},{y.at(py):.1f}" for px, py in kept)
     return Markup(
