@@ -162,12 +162,17 @@ def test_what_is_edited_after_the_submit_changes_no_cell(slurm, tmp_path) -> Non
 
 
 def running(store: Store, slurm: Cluster, after: Status | None = None) -> Status:
-    """The cell's status once it is within an epoch; ``after`` another attempt, and beyond it."""
+    """The cell's status once it is within an epoch and has a checkpoint.
+
+    ``after`` another attempt, and beyond it.
+    """
 
     def look() -> Status | None:
         status = the_status(store)
         assert status is None or status.state not in SETTLED, log(store)
         if status is None or status.state != "running" or status.place % 1 == 0:
+            return None
+        if not [*(store.folder / "cells").glob("*/last.ckpt")]:
             return None
         if after is None or (status.pid != after.pid and status.place > after.place):
             return status
