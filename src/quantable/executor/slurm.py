@@ -98,10 +98,7 @@ def _parameters(
     """What submitit writes into the script of the jobs."""
     place = shlex.quote(str((store.folder / source / "src").resolve()))
     threads = [f"export {name}={options['cpus']}" for name in THREAD_VARIABLES]
-    python = (
-        f"{options['container']} python3" if options["container"] else shlex.quote(sys.executable)
-    )
-    again = f"{python} -m quantable.executor.again {shlex.quote(str(store.folder.resolve()))}"
+    again = f"{_python(options)} -m quantable.executor.again {shlex.quote(str(store.folder.resolve()))}"
     wanted = {
         "job_name": "quantable",
         "partition": options["partition"],
