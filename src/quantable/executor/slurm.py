@@ -98,7 +98,8 @@ def _parameters(
     """What submitit writes into the script of the jobs."""
     place = shlex.quote(str((store.folder / source / "src").resolve()))
     threads = [f"export {name}={options['cpus']}" for name in THREAD_VARIABLES]
-    again = f"{_python(options)} -m quantable.executor.again {shlex.quote(str(store.folder.resolve()))}"
+    folder = shlex.quote(str(store.folder.resolve()))
+    again = f"{_python(options)} -m quantable.executor.again {folder}"
     wanted = {
         "job_name": "quantable",
         "partition": options["partition"],
