@@ -43,11 +43,13 @@ report: setup    ## fill README's tables from reproduce/evidence (ARGS=--check c
 docs: setup    ## build the documentation's pages in docs/_build/html; warnings are errors
 	$(VENV)/bin/python -m sphinx -q -W --keep-going docs docs/_build/html
 
-bench: setup    ## time the input pipeline, searches and a training step (ARGS=--compiled)
+bench: setup    ## time the input pipeline, searches, training steps and the pool (ARGS=--compiled)
 	$(VENV)/bin/python benchmarks/input_pipeline.py
 	$(VENV)/bin/python benchmarks/eagl_resnet50.py
 	$(VENV)/bin/python benchmarks/alps.py
 	$(VENV)/bin/python benchmarks/qat_step.py $(ARGS)
+	$(VENV)/bin/python benchmarks/edge_step.py
+	$(VENV)/bin/python benchmarks/pool.py
 
 lock:       ## resolve the dependencies anew (needs uv)
 	$(PYTHON) tools/lock.py
