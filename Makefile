@@ -42,6 +42,7 @@ report: setup    ## fill README's tables from reproduce/evidence (ARGS=--check c
 
 docs: setup    ## build the documentation's pages in docs/_build/html; warnings are errors
 	$(VENV)/bin/python -m sphinx -q -W --keep-going docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 bench: setup    ## time the input pipeline, searches, training steps and the pool (ARGS=--compiled)
 	$(VENV)/bin/python benchmarks/input_pipeline.py
