@@ -1,6 +1,6 @@
 """Time an ALPS search beside the bare one-epoch trainings in it, and with two worker processes.
 
-    python benchmarks/alps.py --images 2000 --held-out 400 --repeats 3
+    python benchmarks/alps.py --images 2000 --held-out 200 --repeats 3
 
 ResNet-20 on the bundled images, 4 bit to 2 bit. The search builds its network, decodes its images,
 reloads its start for every item, trains it for an epoch, evaluates it and keeps the result; the
@@ -30,7 +30,7 @@ def main() -> None:
     """Time all three in turns and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--held-out", type=int, default=400)
+    parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--items", type=int, default=None, help="only the first so many")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
