@@ -45,6 +45,12 @@ def slurm() -> Iterator[Cluster]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def _idle(slurm: Cluster) -> None:
+    """Let the jobs of the test before be gone: a completing one is in the queue for a while."""
+    wait_for(lambda: not slurm.queue() or None, slurm)
+
+
 def run_py(
     slurm: Cluster, *words: str, cwd: Path = ROOT, checkout: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
