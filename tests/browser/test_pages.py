@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from quantable.config import ROOT
-
-pytest.importorskip("selenium")
+from programs import MAY_LACK
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
+
+from quantable.config import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -47,13 +46,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Source of axe-core in the version of package.json."""
-    if shutil.which("npm") is None:
+    if shutil.which("npm") is None and MAY_LACK:
         pytest.skip("npm is not installed")
     folder = tmp_path_factory.mktemp("axe")
     shutil.copy(Path(__file__).with_name("package.json"), folder)
     words = ["npm", "install", "--no-save", "--no-package-lock", "--no-audit", "--no-fund"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     if done.returncode:
+        assert MAY_LACK, done.stderr
         pytest.skip(f"axe-core could not be installed: {done.stderr.strip()[-200:]}")
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
 
@@ -62,6 +62,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
+        assert MAY_LACK, "chromium and chromium-driver must be here"
         pytest.skip("chromium and chromium-driver are not installed")
     options = ChromeOptions()
     options.binary_location = program

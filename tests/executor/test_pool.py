@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hand_records import record_of
 
-from quantable.executor import pool
+from quantable.executor import forks, pool
 from quantable.executor.board import Work
 from quantable.executor.pool import run_pool
 from quantable.executor.status import cancel, read_status
@@ -26,27 +26,43 @@ ROOT = Path(__file__).parents[2]
 TABLE = load_table("ad_quickstart")
 # Instead of training: what the file <store>/orders/<name> says, one word for each attempt.
 STAND_IN = """
-import json, os, shutil, signal, sys, time
+import json, os, shutil, signal, time
 from pathlib import Path
-path = Path(sys.argv[1])
-store, name = path.parents[1], path.stem
-said = [name, os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES")]
-with open(store / "began", "a") as file:
-    print(json.dumps(said), file=file)
-orders = store / "orders" / name
-word, _, rest = orders.read_text().partition(" ") if orders.exists() else ("", "", "")
-orders.parent.mkdir(exist_ok=True)
-orders.write_text(rest)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-if word == "die":
-    os.kill(os.getpid(), signal.SIGKILL)
-if word in ("2", "75"):
-    sys.exit(int(word))
-while word == "stay":
-    time.sleep(0.01)
-time.sleep(0.2)
-(store / "records").mkdir(exist_ok=True)
-shutil.copy(store / "made" / f"{name}.json", store / "records" / f"{name}.json")
+from quantable.executor.forks import serve
+
+class Told(Exception):
+    pass
+
+def tell(*_):
+    raise Told
+
+def stand_in(path):
+    store, name = path.parents[1], path.stem
+    said = [name, os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES")]
+    signal.signal(signal.SIGTERM, tell)
+    with open(store / "began", "a") as file:
+        print(json.dumps(said), file=file)
+    orders = store / "orders" / name
+    word, _, rest = orders.read_text().partition(" ") if orders.exists() else ("", "", "")
+    orders.parent.mkdir(exist_ok=True)
+    orders.write_text(rest)
+    if word == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "orphan":
+        os.kill(os.getppid(), signal.SIGKILL)
+    if word in ("2", "75"):
+        return int(word)
+    try:
+        while word == "stay":
+            time.sleep(0.01)
+    except Told:
+        return 75
+    time.sleep(0.2)
+    (store / "records").mkdir(exist_ok=True)
+    shutil.copy(store / "made" / f"{name}.json", store / "records" / f"{name}.json")
+    return 0
+
+serve(stand_in)
 """
 
 
@@ -54,7 +70,7 @@ shutil.copy(store / "made" / f"{name}.json", store / "records" / f"{name}.json")
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
-    monkeypatch.setattr(pool, "COMMAND", (sys.executable, str(script)))
+    monkeypatch.setattr(forks, "COMMAND", (sys.executable, str(script)))
     monkeypatch.setattr(pool, "keep_source", lambda store: "source/0")
     return Store(tmp_path / "store")
 
@@ -125,7 +141,6 @@ def test_a_signal_stops_the_workers_with_their_checkpoints(store: Store) -> None
         deadline = time.monotonic() + 60
         while len(began(store)) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(0.2)  # until the handler is there
         os.kill(os.getpid(), signal.SIGUSR2)
 
     stopper = threading.Thread(target=stop)
@@ -136,6 +151,13 @@ def test_a_signal_stops_the_workers_with_their_checkpoints(store: Store) -> None
     assert len(began(store)) == 2
     statuses = [read_status(store, cell.signature) for cell in work.cells]
     assert [status.state for status in statuses if status] == ["queued"] * 3
+
+
+def test_without_the_process_that_starts_workers_it_stops(store: Store) -> None:
+    work = work_of(store, "executor.workers=1")
+    order(store, work.cells[0].signature, "orphan")
+    with pytest.raises(ChildProcessError, match="ended with status -9"):
+        run_pool([work], store)
 
 
 @pytest.mark.parametrize(("free_gib", "at_once"), [(1.0, 1), (4.1, 2), (100.0, 3)])

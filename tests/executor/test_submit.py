@@ -20,7 +20,6 @@ from quantable.names import UserError
 from quantable.store import Store
 from quantable.table import Asked, Cell, load_table
 
-pytest.importorskip("submitit")
 # The nth call of sbatch makes job n; the queue is what a test has written into a file.
 STAND_INS = {
     "sbatch": 'n=$(ls {0}/script.* 2>/dev/null | wc -l); n=$((n + 1)); cp "$1" {0}/script.$n\n'

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hand_records import hand_table, keep, reporter
+from programs import MAY_LACK
 from test_hostile import HOSTILE, hostile_report
 
 from quantable.cli import report_main
@@ -15,7 +16,7 @@ from quantable.report.latex import latex
 from quantable.report.model import Report
 
 needs_latex = pytest.mark.skipif(
-    not (shutil.which("pdflatex") and shutil.which("pdftotext")),
+    MAY_LACK and not (shutil.which("pdflatex") and shutil.which("pdftotext")),
     reason="needs Debian's texlive-latex-recommended, texlive-science and poppler-utils",
 )
 

@@ -25,7 +25,6 @@ def about(tmp_path: Path) -> Reporter:
 
 
 def test_it_has_every_row_and_plots_over_the_tables_runs(about: Reporter) -> None:
-    pytest.importorskip("wandb_workspaces")
     report, runs = about.report(), records(about)
     assert [run.name for run in runs] == [
         about.cell(*cell).signature
@@ -57,7 +56,6 @@ def test_it_has_every_row_and_plots_over_the_tables_runs(about: Reporter) -> Non
 
 
 def test_without_runs_it_has_the_table_alone(tmp_path: Path) -> None:
-    pytest.importorskip("wandb_workspaces")
     about = reporter(tmp_path)
     assert records(about) == []
     assert [type(block).__name__ for block in build(about.report(), [], "p", "").blocks] == [

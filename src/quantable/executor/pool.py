@@ -2,17 +2,19 @@
 
 import os
 import shutil
+import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantable.bits_file import write_bits
 from quantable.executor.attempt import note_done
 from quantable.executor.board import Board, Work
+from quantable.executor.forks import Fork, Forks
 from quantable.executor.frozen import freeze, keep_source
 from quantable.executor.inline import Failures, failed_need, listening
 from quantable.executor.status import cancelled, note_death, queued, read_status, write_status
@@ -26,14 +28,13 @@ from quantable.table import Cell
 LOOK_SECONDS = 0.2  # between two looks at the workers
 SCAN_SECONDS = 2.0  # between two looks at all that is left
 GIB = 2**30
-COMMAND = (sys.executable, "-m", "quantable.executor.work")
 
 
 @dataclass
 class Worker:
     """A running process and its cell; ``slot`` counts from 0, and names its GPU."""
 
-    process: subprocess.Popen[bytes]
+    process: Fork
     work: Work
     cell: Cell
     name: str
@@ -45,6 +46,7 @@ class Pool:
     """The processes of one command, and what is left for them."""
 
     store: Store
+    forks: Forks
     workers: int
     threads: int
     gpus: Sequence[str]
@@ -66,15 +68,19 @@ def run_pool(works: Sequence[Work], store: Store) -> Failures:
     options, gpus = config["executor"], _gpus(config["trainer"]["accelerator"])
     cores = len(os.sched_getaffinity(0))
     workers = options["workers"] or len(gpus) or max(cores // 2, 1)
-    with listening(), Progress(len(left)) as progress:
+    threads, source = max(cores // workers, 1), keep_source(store)
+    variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    variables["PYTHONPATH"] = str((store.folder / source / "src").resolve())
+    with listening(), Progress(len(left)) as progress, closing(Forks(variables)) as forks:
         pool = Pool(
             store,
+            forks,
             workers=workers,
-            threads=max(cores // workers, 1),
+            threads=threads,
             gpus=gpus,
             memory_gib=options["memory_gib"],
             retries=options["retries"],
-            source=keep_source(store),
+            source=source,
             progress=progress,
         )
         try:
@@ -165,18 +171,8 @@ def _start(pool: Pool, board: Board, work: Work, cell: Cell) -> None:
     assert variant is not None
     path = freeze(cell, variant, pool.store, pool.source, threads=pool.threads)
     slot = min(set(range(pool.workers)) - {worker.slot for worker in pool.running})
-    place = (pool.store.folder / pool.source / "src").resolve()
-    own = {"PYTHONPATH": str(place)} | dict.fromkeys(THREAD_VARIABLES, str(pool.threads))
-    if pool.gpus:
-        own["CUDA_VISIBLE_DEVICES"] = pool.gpus[slot % len(pool.gpus)]
-    process = subprocess.Popen(
-        [*COMMAND, str(path.resolve())],
-        env=os.environ | own,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,  # the process writes a log of its own
-        start_new_session=True,  # Ctrl-C is the pool's: it tells the workers
-    )
+    gpu = pool.gpus[slot % len(pool.gpus)] if pool.gpus else None
+    process = pool.forks.start(path.resolve(), gpu)
     pool.progress.start(cell)
     pool.running.append(Worker(process, work, cell, cell_name(cell.signature, variant), slot))
 
@@ -184,9 +180,12 @@ def _start(pool: Pool, board: Board, work: Work, cell: Cell) -> None:
 def _reap(pool: Pool) -> list[tuple[Work, Cell]]:
     """Take workers that have ended off the list; the cells that are to begin again."""
     again = []
-    for worker in [w for w in pool.running if w.process.poll() is not None]:
+    pool.forks.look()
+    for worker in pool.running[:]:
+        code, cell = worker.process.code, worker.cell
+        if code is None:
+            continue
         pool.running.remove(worker)
-        code, cell = worker.process.returncode, worker.cell
         if code == 0:
             record = pool.store.find(cell.signature, worker.name.partition("-")[2])
             assert record is not None
@@ -208,7 +207,7 @@ def _reap(pool: Pool) -> list[tuple[Work, Cell]]:
 def _said(store: Store, worker: Worker) -> str:
     status = read_status(store, worker.name)
     error = "\n".join(status.error) if status is not None else ""
-    return f"{worker.cell.label}: {error or f'exit status {worker.process.returncode}'}"
+    return f"{worker.cell.label}: {error or f'exit status {worker.process.code}'}"
 
 
 def _queue(store: Store, cell: Cell, name: str) -> None:
@@ -228,9 +227,9 @@ def _show(pool: Pool, worker: Worker) -> None:
 def _stop(pool: Pool) -> None:
     """Let every worker write its checkpoint and end."""
     for worker in pool.running:
-        worker.process.terminate()
-    for worker in pool.running:
-        worker.process.wait()
+        with suppress(ProcessLookupError):
+            os.kill(worker.process.pid, signal.SIGTERM)
+    pool.forks.wait()
 
 
 def _gpus(accelerator: str) -> list[str]:
