@@ -37,7 +37,7 @@ LONG = [
     *("data.train_images=512", "recipe.epochs=10"),
 ]
 ON_SLURM = ["executor=slurm", "executor.cpus=1", "executor.minutes=20"]
-SECONDS = 900.0  # until anything that is waited for has happened, on a busy machine too
+SECONDS = 400.0  # until anything that is waited for has happened, on a busy machine too
 
 
 @pytest.fixture(scope="module")

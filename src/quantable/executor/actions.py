@@ -11,7 +11,7 @@ from rich.text import Text
 
 from quantable.executor.board import MOVING, Board, Line, Work, moving, text
 from quantable.executor.inline import Failures
-from quantable.executor.slurm import cancel_jobs, let_go
+from quantable.executor.slurm import cancel_jobs
 from quantable.executor.status import cancel
 from quantable.executor.submit import submit
 from quantable.names import UserError
@@ -117,7 +117,6 @@ def _follow(works: Sequence[Work], store: Store) -> list[Line]:
             if not console.is_terminal and brief != shown:
                 shown = brief
                 console.print(brief, highlight=False, markup=False)
-            let_go([line.job for line in lines if line.job and line.reason == "BeginTime"])
             ours = [line.cell for line in lines if _is_left(line)]
             ours = [cell for cell in ours if handed[cell.signature] < HANDED_AT_MOST]
             handed.update(cell.signature for cell in ours)

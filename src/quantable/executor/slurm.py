@@ -150,13 +150,6 @@ def queue() -> Queue | None:
     return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
 
 
-def let_go(jobs: Sequence[str]) -> None:
-    """Let jobs start that were queued again: SLURM would have them wait for two minutes."""
-    for job in jobs:
-        command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-        subprocess.run(command, check=False, capture_output=True, timeout=60)
-
-
 def cancel_jobs(jobs: Sequence[str]) -> None:
     """End jobs, queued or running; those are told first, and write their checkpoints."""
     if jobs:
