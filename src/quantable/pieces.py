@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-PIECE = 2**19
-"""Elements of one piece for each thread: 2 MiB in float32, for the L3 cache. Pieces that fit into
+PIECE = 2**18
+"""Elements of one piece for each thread: 1 MiB in float32, for the L3 cache. Pieces that fit into
 L2 are so many that starting the operations costs more than L2 saves."""
 
 
@@ -22,8 +22,11 @@ def pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     first = tensors[0]
     if first.dim() == 0 or first.device.type != "cpu" or torch.compiler.is_compiling():
         return [tensors]
+    most = PIECE * torch.get_num_threads()
+    if first.numel() <= most:
+        return [tensors]
     n = len(first)
-    rows = max(1, n * PIECE * torch.get_num_threads() // max(1, first.numel()))
+    rows = max(1, n * most // first.numel())
     return [
         tuple(_rows(tensor, start, rows, like=first) for tensor in tensors)
         for start in range(0, n, rows)

@@ -64,12 +64,12 @@ def rounding(name: str, delta: float) -> Rounding:
 
 
 def rounding_gradient(
-    rounding: Rounding, error: Tensor, unit: Tensor | float, grad: Tensor
+    rounding: Rounding, error: Tensor, unit: Tensor | float, grad: Tensor, out: Tensor | None = None
 ) -> Tensor:
     """What ``rounding`` makes of the gradient ``grad`` at values ``error`` above their levels.
 
     ``unit`` is the distance of levels. For backward passes of their own: takes ``error`` for
-    scratch, and may return ``grad`` itself.
+    scratch, may write the result into ``out``, and may return ``grad`` itself.
 
     >>> error, grad = torch.tensor([0.5]), torch.tensor([3.0])
     >>> rounding_gradient(rounding("psgd", delta=0.1), error, 2.0, grad)
@@ -77,7 +77,7 @@ def rounding_gradient(
     """
     if not isinstance(rounding, _Rounded):
         return grad
-    return rounding.change(error, unit, grad, rounding.delta)
+    return rounding.change(error, unit, grad, rounding.delta, out)
 
 
 def gradient_side(x: Tensor, low: Tensor, scale: Tensor, rounding: Rounding) -> Tensor:
@@ -105,32 +105,41 @@ def sign(x: Tensor) -> Tensor:
     return x.ge(0).to(x.dtype).mul_(2).sub_(1)
 
 
-# Rounding error, unit of it, g, delta -> g (1 + delta f(error / unit)). Overwrites the error: on a
-# CPU each further pass costs about as much as the function.
-Change = Callable[[Tensor, Tensor | float, Tensor, float], Tensor]
+# Rounding error, unit of it, g, delta, place of the result -> g (1 + delta f(error / unit)).
+# Overwrites the error: on a CPU each further pass costs about as much as the function.
+Change = Callable[[Tensor, Tensor | float, Tensor, float, Tensor | None], Tensor]
 
 ROUNDINGS: Mapping[str, Change] = {
-    "ste": lambda e, unit, g, delta: g,
-    "gaussian": lambda e, unit, g, delta: _plus(g, delta, g, torch.randn_like(e)),
-    "uniform": lambda e, unit, g, delta: _plus(g, delta, g, torch.rand_like(e).sub_(0.5)),
-    "psgd": lambda e, unit, g, delta: _plus(g, delta, g, e.abs_().div_(unit)),
-    "ewgs": lambda e, unit, g, delta: _plus(g, delta, g.abs(), e.div_(unit)),
-    "acos": lambda e, unit, g, delta: _plus(g, delta / 2, g, e.mul_(math.pi / unit).sin_()),
-    "tanh": lambda e, unit, g, delta: _plus(g, delta / 2, g.abs(), e.mul_(4 / unit).tanh_()),
-    "invtanh": lambda e, unit, g, delta: _plus(
-        g, delta / (4 * math.atanh(0.95)), g.abs(), _twice_atanh(e, unit / 1.9)
+    "ste": lambda e, unit, g, delta, out: g,
+    "gaussian": lambda e, unit, g, delta, out: _plus(g, delta, g, torch.randn_like(e), out),
+    "uniform": lambda e, unit, g, delta, out: _plus(g, delta, g, torch.rand_like(e).sub_(0.5), out),
+    "psgd": lambda e, unit, g, delta, out: _plus(g, delta, g, e.abs_().div_(unit), out),
+    "ewgs": lambda e, unit, g, delta, out: _plus(g, delta, None, e.div_(unit), out),
+    "acos": lambda e, unit, g, delta, out: _plus(
+        g, delta / 2, g, e.mul_(math.pi / unit).sin_(), out
+    ),
+    "tanh": lambda e, unit, g, delta, out: _plus(g, delta / 2, None, e.mul_(4 / unit).tanh_(), out),
+    "invtanh": lambda e, unit, g, delta, out: _plus(
+        g, delta / (4 * math.atanh(0.95)), None, _twice_atanh(e, unit / 1.9), out
     ),
 }
 
 
-def _plus(grad: Tensor, factor: float, size: Tensor, change: Tensor) -> Tensor:
-    """``grad + factor * size * change`` in one pass."""
-    return torch.addcmul(grad, size, change, value=factor)
+def _plus(
+    grad: Tensor, factor: float, size: Tensor | None, change: Tensor, out: Tensor | None
+) -> Tensor:
+    """``grad + factor * size * change``, where None stands for the size ``|grad|``."""
+    if size is None:
+        size = torch.abs(grad, out=out)
+    return torch.addcmul(grad, size, change, value=factor, out=out)
 
 
 def _twice_atanh(x: Tensor, unit: Tensor | float) -> Tensor:
     """``2 atanh(x / unit)`` in a fraction of the time of ``torch.atanh``. Overwrites ``x``."""
-    below = torch.sub(torch.as_tensor(unit / 2, dtype=x.dtype, device=x.device), x, alpha=0.5)
+    if isinstance(unit, Tensor):
+        below = torch.sub(unit / 2, x, alpha=0.5)
+    else:
+        below = torch.rsub(x, unit / 2, alpha=0.5)
     return x.div_(below).log1p_()
 
 

@@ -18,6 +18,7 @@ from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -191,30 +192,48 @@ class _Eager(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         x, step, low, clip, out = ctx.saved_tensors
         _, by_step, by_clip, *_ = ctx.needs_input_grad
-        grad_x, grad_step, grad_clip = torch.empty_like(x), None, None
-        if ctx.plain:
-            for grad_x_, grad_, x_, low_, clip_ in pieces(grad_x, grad, x, low, clip):
-                _inside_only(grad_, x_, low_, clip_, grad_x_)
+        grad_x = torch.empty_like(x)
+        if not (by_step or by_clip):
+            _plain_backward(grad_x, grad, x, step, low, clip, out, ctx.rounding)
             return grad_x, None, None, None, None
         of_step, of_clip = torch.zeros_like(step), torch.zeros_like(clip)
         every = pieces(grad_x, grad, x, out, step, low, clip, of_step, of_clip)
         for grad_x_, grad_, x_, out_, step_, low_, clip_, of_step_, of_clip_ in every:
             inside = _clamp(x_, low_, clip_, torch.empty_like(x_))
-            updating = by_step or by_clip
-            error = inside - out_ if updating else inside.sub_(out_)
-            changed = rounding_gradient(ctx.rounding, error, step_, grad_)
-            if updating:
-                side = (x_ - inside).sign_()  # beyond the clip 1, below the lower end -1, else 0
-                side = side if ctx.signed else side.relu_()  # 0 is no learned end
-                level = (grad_ * out_).sub_(inside.mul_(changed)).div_(step_)
-                of_step_ += level.sum_to_size(step_.shape)
-                of_clip_ += side.mul_(changed).sum_to_size(clip_.shape)
+            changed = rounding_gradient(ctx.rounding, inside - out_, step_, grad_)
+            side = (x_ - inside).sign_()  # beyond the clip 1, below the lower end -1, else 0
+            side = side if ctx.signed else side.relu_()  # 0 is no learned end
+            level = (grad_ * out_).sub_(inside.mul_(changed)).div_(step_)
+            of_step_ += level.sum_to_size(step_.shape)
+            of_clip_ += side.mul_(changed).sum_to_size(clip_.shape)
             _inside_only(changed, x_, low_, clip_, grad_x_)
-        if by_step:
-            grad_step = of_step
-        if by_clip:
-            grad_clip = of_clip
-        return grad_x, grad_step, grad_clip, None, None
+        return grad_x, of_step if by_step else None, of_clip if by_clip else None, None, None
+
+
+def _plain_backward(
+    grad_x: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    step: Tensor,
+    low: Tensor,
+    clip: Tensor,
+    out: Tensor | None,
+    rounding: Rounding,
+) -> None:
+    """Fill in the gradient of ``x`` alone, in as few passes as can be; ``out`` is None for STE."""
+    if out is None:
+        for grad_x_, grad_, x_, low_, clip_ in pieces(grad_x, grad, x, low, clip):
+            _inside_only(grad_, x_, low_, clip_, grad_x_)
+        return
+    number = _is_number(step)  # then what comes of values outside is selected away, whatever it is
+    unit = step.item() if number else None
+    for grad_x_, grad_, x_, out_, step_, low_, clip_ in pieces(
+        grad_x, grad, x, out, step, low, clip
+    ):
+        inside = x_ if number else torch.clamp(x_, low_, clip_)
+        error = inside - out_
+        changed = rounding_gradient(rounding, error, unit or step_, grad_, out=grad_x_)
+        _inside_only(changed, x_, low_, clip_, grad_x_)
 
 
 def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor) -> Tensor:
@@ -235,9 +254,8 @@ def _inside_only(grad: Tensor, x: Tensor, low: Tensor, high: Tensor, out: Tensor
         torch.mul(grad, x.ge(low).logical_and_(x.le(high)), out=out)
         return
     # One pass instead of three. It takes both ends for outside, so they are moved by one digit.
-    infinity = torch.full_like(high, torch.inf)
-    ends = (torch.nextafter(low, -infinity).item(), torch.nextafter(high, infinity).item())
-    torch.ops.aten.hardtanh_backward(grad, x, *ends, grad_input=out)
+    ends = (np.nextafter(low.numpy(), -np.inf), np.nextafter(high.detach().numpy(), np.inf))
+    torch.ops.aten.hardtanh_backward(grad, x, *map(float, ends), grad_input=out)
 
 
 def percentile(x: Tensor) -> Tensor:
@@ -345,7 +363,7 @@ class LearnedBits(Quantize):
         self.shapes: list[LayerShape] = []
         self.targets = (0.0, 0.0)  # kB of weights, of activations
         self.decayed: list[nn.Parameter] = []
-        self.updating = False  # whether this step updates the quantizers
+        self.updating: bool | None = None  # whether this step updates the quantizers
         self.best: dict[str, Any] | None = None  # state of the network, in this phase so far
         self.best_top1_pct = -1.0
 
@@ -423,9 +441,11 @@ class LearnedBits(Quantize):
         """Let gradients reach steps and clips only where they will be used."""
         module: Any = pl_module
         step = (module.epoch - module.phase_start) * module.batches + module.batch
-        self.updating = module.phase == SEARCH and (step + 1) % self.update_every == 0
-        for quantizer in self.quantizers:
-            quantizer.requires_grad_(self.updating)
+        updating = module.phase == SEARCH and (step + 1) % self.update_every == 0
+        if updating != self.updating:
+            self.updating = updating
+            for quantizer in self.quantizers:
+                quantizer.requires_grad_(updating)
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -443,7 +463,8 @@ class LearnedBits(Quantize):
             for parameter in (quantizer.step, quantizer.clip):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                parameter.grad.clamp_(-bound, bound)
+                else:
+                    parameter.grad.clamp_(-bound, bound)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
