@@ -23,10 +23,10 @@ def pieces(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     if first.dim() == 0 or first.device.type != "cpu" or torch.compiler.is_compiling():
         return [tensors]
     most = PIECE * torch.get_num_threads()
-    if first.numel() <= most:
+    if 0 < first.numel() <= most:
         return [tensors]
     n = len(first)
-    rows = max(1, n * most // first.numel())
+    rows = max(1, n * most // max(1, first.numel()))
     return [
         tuple(_rows(tensor, start, rows, like=first) for tensor in tensors)
         for start in range(0, n, rows)
