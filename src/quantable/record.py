@@ -47,7 +47,7 @@ class Epoch(_Part):
 
 
 class Phase(_Part):
-    """A stretch of epochs with one set of bit-widths; of none where nothing was trained."""
+    """A stretch of epochs, of none where nothing was trained, with the bit-widths at its end."""
 
     index: int
     first_epoch: int

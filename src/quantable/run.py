@@ -254,6 +254,8 @@ def _phases(
 ) -> list[Phase]:
     """Group the history by phase; widths that do not change in training are ``fixed``.
 
+    Widths that change within a phase, as a search's do, are those at its end.
+
     ``networks`` are the sizes of a network that was cut, each valid from its phase on.
     """
     phases: list[Phase] = []
@@ -264,6 +266,7 @@ def _phases(
             place = {"index": epoch.phase, "first_epoch": epoch.epoch, "epochs": 0}
             phases.append(Phase.model_validate(place | {"bits": epoch.bits or fixed} | size))
         phases[-1].epochs += int(epoch.train_loss is not None)  # a line may be of no training
+        phases[-1].bits = epoch.bits or fixed
     return phases
 
 

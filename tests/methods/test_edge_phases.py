@@ -25,6 +25,8 @@ from quantable.methods.edge import (
 )
 from quantable.names import UserError
 from quantable.recipe import constant
+from quantable.record import Epoch
+from quantable.run import _phases
 from quantable.ste import rounding
 
 SIZE = (1, 8, 8)
@@ -377,3 +379,18 @@ def test_published_constants_are_chosen_by_name() -> None:
     config = compose_run(["quantizer=edge", "recipe=edge", "bits.inner=[4,4]", word])
     assert config["quantizer"]["callback"]["kb_per_bit"] == [434, 993]
     assert config["recipe"]["optimizer"]["alpha"] == 0.9
+
+
+def test_a_record_has_the_bits_that_a_search_ended_with() -> None:
+    """Those which the fine-tuning keeps."""
+    lines = [
+        Epoch(
+            epoch=i, phase=phase, train_loss=1, test_top1_pct=1, test_loss=1, seconds=1, bits=bits
+        )
+        for i, (phase, bits) in enumerate(
+            [(0, {"fc": (4, 4)}), (1, {"fc": (3, 4)}), (1, {"fc": (2, 3)}), (2, {"fc": (2, 3)})]
+        )
+    ]
+    phases = _phases(lines, {}, [])
+    assert [phase.bits["fc"] for phase in phases] == [(4, 4), (2, 3), (2, 3)]
+    assert [phase.epochs for phase in phases] == [1, 2, 1]
