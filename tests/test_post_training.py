@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quantable.calibrate import calibrate
 from quantable.columns import COLUMNS, Facts, hardware_of
-from quantable.config import compose_run
+from quantable.config import compose_run, signature
 from quantable.data.images import Images
 from quantable.methods.lsq import LSQ
 from quantable.names import UserError
@@ -156,6 +156,26 @@ def test_batch_norms_get_the_mean_of_the_batches_statistics() -> None:
     np.testing.assert_allclose(norm.running_mean, mean, rtol=1e-5)
     np.testing.assert_allclose(norm.running_var, var, rtol=1e-5)
     assert (norm.momentum, norm.training) == (0.1, False)
+
+
+def test_batch_norms_are_kept_where_that_is_asked_for() -> None:
+    norm, quantizer = nn.BatchNorm2d(2), LSQ(4, signed=True, batched=True)
+    norm.running_mean = torch.full((2,), 9.0)
+    calibrate(nn.Sequential(norm, quantizer), batches(5, 3), keep_batch_norms=True)
+    assert norm.running_mean.tolist() == [9.0, 9.0]
+    assert norm.running_var is not None
+    assert norm.running_var.tolist() == [1.0, 1.0]
+    x, _ = next(batches(5))
+    seen = (x - 9) / (1 + norm.eps) ** 0.5  # what the quantizer got: the kept statistics were used
+    assert quantizer.step.item() == pytest.approx(2 * seen.abs().mean().item() / 7**0.5, rel=1e-5)
+
+
+def test_null_batch_norms_ask_the_same_question_as_before() -> None:
+    """Records from before the key are found again."""
+    config = compose_run(SMALL)
+    assert config["recipe"].pop("batch_norms") is None
+    assert signature(config) == signature(compose_run(SMALL))
+    assert signature(compose_run([*SMALL, "recipe.batch_norms=kept"])) != signature(config)
 
 
 def test_the_first_batch_sets_a_learned_step() -> None:

@@ -10,14 +10,17 @@ from quantable.quantizer import Quantizer
 
 
 @torch.no_grad()
-def calibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def calibrate(
+    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, keep_batch_norms: bool = False
+) -> None:
     """Set the quantizers of ``net`` and measure its batch norms anew, in one pass over ``batches``.
 
     Quantizers see the batches as in training: a learned step is set by the first one, a range runs
-    along. Batch norms get the mean of the batches' own statistics, as quantized layers feed them.
-    Weights stay as they are and labels are not used.
+    along. Batch norms get the mean of the batches' own statistics, as quantized layers feed them,
+    unless they are kept. Weights stay as they are and labels are not used.
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    norms = [] if keep_batch_norms else norms
     quantizers = [module for module in net.modules() if isinstance(module, Quantizer)]
     momenta = [norm.momentum for norm in norms]
     net.eval()  # dropout and its like

@@ -39,7 +39,7 @@ MACHINE = (
 NOT_SIGNED = (*MACHINE, "hardware", "data.title")
 REFERENCE = re.compile(r"\$\{(?P<dots>\.*)(?P<key>[a-z_][\w.]*)(\[(?P<place>\d+)\])?\}")
 # Keys that are left out where they are null: runs without them are older than the keys.
-OPTIONAL = ("start", "teacher", "search", "recipe.weight_decay_by_bits")
+OPTIONAL = ("start", "teacher", "search", "recipe.weight_decay_by_bits", "recipe.batch_norms")
 
 
 class _Strict(BaseModel):
@@ -89,6 +89,7 @@ class RecipeConfig(_Strict):
     channels_last: bool
     optimizer: OptimizerConfig | None
     schedule: dict[str, Any] | None
+    batch_norms: Literal["kept"] | None = None  # in calibration; null measures them anew
 
 
 class BudgetConfig(_Strict):

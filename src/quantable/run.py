@@ -151,7 +151,8 @@ def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Reco
     loading = loading_of(config, device)
     net.to(device)
     if built.quantize is not None:
-        calibrate(net, images.eval_batches("train", **loading))
+        kept = config["recipe"]["batch_norms"] == "kept"
+        calibrate(net, images.eval_batches("train", **loading), keep_batch_norms=kept)
     present = [split for split in SPLITS if images.sizes[split]]
     batches = {split: images.eval_batches(split, **loading) for split in present}
     line = measured(net, images, batches, _teacher(config, store, variant))
