@@ -61,8 +61,8 @@ def test_discovery() -> None:
     seed = 4 * sum(runs.values()) + 2 * sum(own.values()) + 3 * sum(shared.values())
     seed += 4 * (1 + 5 + 4 * 5)  # edge_cifar10: float, uniform, variants by sizes
     gradients = 4 * (1 + 2 * 9)
-    assert len(SEEDED_CELLS) == 3 * seed + 5 * gradients + 2 * 5 + 28 + 10
-    assert len(CELLS) == seed + gradients + 2 * 5 + 28 + 10
+    assert len(SEEDED_CELLS) == 3 * seed + 5 * gradients + 2 * 5 + 28 + 15
+    assert len(CELLS) == seed + gradients + 2 * 5 + 28 + 15
 
 
 @pytest.mark.parametrize(("name", "budget"), SIZED)
