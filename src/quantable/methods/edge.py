@@ -180,8 +180,8 @@ class _Eager(torch.autograd.Function):
         for out_, x_, step_, low_, clip_ in pieces(out, x, step, low, clip):
             _clamp(x_, low_, clip_, out_)
             out_.div_(step_).round_().mul_(step_)
-        ctx.plain = rounding is round_ste and not any(ctx.needs_input_grad[1:3])
-        ctx.save_for_backward(x, step, low, clip, None if ctx.plain else out)
+        plain = rounding is round_ste and not any(ctx.needs_input_grad[1:3])
+        ctx.save_for_backward(x, step, low, clip, None if plain else out)
         ctx.signed, ctx.rounding = signed, rounding
         return out
 
