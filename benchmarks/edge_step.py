@@ -75,7 +75,8 @@ def network() -> nn.Module:
 
 def rmsprop(net: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of conf/recipe/edge.yaml, at a rate that changes next to nothing."""
-    return torch.optim.RMSprop(net.parameters(), lr=1e-6, alpha=0.9, momentum=0.9, eps=1e-3)
+    options = {"alpha": 0.9, "momentum": 0.9, "eps": 1e-3, "foreach": True}  # as a run sets it
+    return torch.optim.RMSprop(net.parameters(), lr=1e-6, **options)
 
 
 def training_step(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:

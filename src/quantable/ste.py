@@ -64,12 +64,12 @@ def rounding(name: str, delta: float) -> Rounding:
 
 
 def rounding_gradient(
-    rounding: Rounding, error: Tensor, unit: Tensor | float, grad: Tensor, out: Tensor | None = None
+    rounding: Rounding, error: Tensor, unit: Tensor | float, grad: Tensor
 ) -> Tensor:
     """What ``rounding`` makes of the gradient ``grad`` at values ``error`` above their levels.
 
-    ``unit`` is the distance of levels. For backward passes of their own: takes ``error`` for
-    scratch, may write the result into ``out``, and may return ``grad`` itself.
+    ``unit`` is the distance of levels. For backward passes of their own: returns ``grad`` itself or
+    ``error``, with the result in it.
 
     >>> error, grad = torch.tensor([0.5]), torch.tensor([3.0])
     >>> rounding_gradient(rounding("psgd", delta=0.1), error, 2.0, grad)
@@ -77,7 +77,7 @@ def rounding_gradient(
     """
     if not isinstance(rounding, _Rounded):
         return grad
-    return rounding.change(error, unit, grad, rounding.delta, out)
+    return rounding.change(error, unit, grad, rounding.delta)
 
 
 def gradient_side(x: Tensor, low: Tensor, scale: Tensor, rounding: Rounding) -> Tensor:
@@ -105,33 +105,32 @@ def sign(x: Tensor) -> Tensor:
     return x.ge(0).to(x.dtype).mul_(2).sub_(1)
 
 
-# Rounding error, unit of it, g, delta, place of the result -> g (1 + delta f(error / unit)).
-# Overwrites the error: on a CPU each further pass costs about as much as the function.
-Change = Callable[[Tensor, Tensor | float, Tensor, float, Tensor | None], Tensor]
+# Rounding error, unit of it, g, delta -> g (1 + delta f(error / unit)), written over the error: on
+# a CPU each further pass, and each further place in memory, costs about as much as the function.
+Change = Callable[[Tensor, Tensor | float, Tensor, float], Tensor]
 
 ROUNDINGS: Mapping[str, Change] = {
-    "ste": lambda e, unit, g, delta, out: g,
-    "gaussian": lambda e, unit, g, delta, out: _plus(g, delta, g, torch.randn_like(e), out),
-    "uniform": lambda e, unit, g, delta, out: _plus(g, delta, g, torch.rand_like(e).sub_(0.5), out),
-    "psgd": lambda e, unit, g, delta, out: _plus(g, delta, g, e.abs_().div_(unit), out),
-    "ewgs": lambda e, unit, g, delta, out: _plus(g, delta, None, e.div_(unit), out),
-    "acos": lambda e, unit, g, delta, out: _plus(
-        g, delta / 2, g, e.mul_(math.pi / unit).sin_(), out
-    ),
-    "tanh": lambda e, unit, g, delta, out: _plus(g, delta / 2, None, e.mul_(4 / unit).tanh_(), out),
-    "invtanh": lambda e, unit, g, delta, out: _plus(
-        g, delta / (4 * math.atanh(0.95)), None, _twice_atanh(e, unit / 1.9), out
+    "ste": lambda e, unit, g, delta: g,
+    "gaussian": lambda e, unit, g, delta: _plus(g, delta, e.normal_()),
+    "uniform": lambda e, unit, g, delta: _plus(g, delta, e.uniform_(-0.5, 0.5)),
+    "psgd": lambda e, unit, g, delta: _plus(g, delta, e.abs_().div_(unit)),
+    "ewgs": lambda e, unit, g, delta: _plus_sized(g, delta, e.div_(unit)),
+    "acos": lambda e, unit, g, delta: _plus(g, delta / 2, e.mul_(math.pi / unit).sin_()),
+    "tanh": lambda e, unit, g, delta: _plus_sized(g, delta / 2, e.mul_(4 / unit).tanh_()),
+    "invtanh": lambda e, unit, g, delta: _plus_sized(
+        g, delta / (4 * math.atanh(0.95)), _twice_atanh(e, unit / 1.9)
     ),
 }
 
 
-def _plus(
-    grad: Tensor, factor: float, size: Tensor | None, change: Tensor, out: Tensor | None
-) -> Tensor:
-    """``grad + factor * size * change``, where None stands for the size ``|grad|``."""
-    if size is None:
-        size = torch.abs(grad, out=out)
-    return torch.addcmul(grad, size, change, value=factor, out=out)
+def _plus(grad: Tensor, factor: float, change: Tensor) -> Tensor:
+    """``grad + factor * grad * change``, written over ``change``."""
+    return torch.addcmul(grad, grad, change, value=factor, out=change)
+
+
+def _plus_sized(grad: Tensor, factor: float, change: Tensor) -> Tensor:
+    """``grad + factor * |grad| * change``, written over ``change``."""
+    return torch.addcmul(grad, grad.abs(), change, value=factor, out=change)
 
 
 def _twice_atanh(x: Tensor, unit: Tensor | float) -> Tensor:

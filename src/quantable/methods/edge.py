@@ -175,13 +175,11 @@ class _Eager(torch.autograd.Function):
         signed: bool,
         rounding: Rounding,
     ) -> Tensor:
-        low = -clip if signed else torch.zeros_like(clip)
         out = torch.empty_like(x)
-        for out_, x_, step_, low_, clip_ in pieces(out, x, step, low, clip):
-            _clamp(x_, low_, clip_, out_)
-            out_.div_(step_).round_().mul_(step_)
+        for out_, x_, step_, low_, clip_ in pieces(out, x, *_levels(step, clip, signed)):
+            torch.clamp(x_, low_, clip_, out=out_).div_(step_).round_().mul_(step_)
         plain = rounding is round_ste and not any(ctx.needs_input_grad[1:3])
-        ctx.save_for_backward(x, step, low, clip, None if plain else out)
+        ctx.save_for_backward(x, step, clip, None if plain else out)
         ctx.signed, ctx.rounding = signed, rounding
         return out
 
@@ -190,72 +188,72 @@ class _Eager(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         grad: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        x, step, low, clip, out = ctx.saved_tensors
+        x, step, clip, out = ctx.saved_tensors
         _, by_step, by_clip, *_ = ctx.needs_input_grad
-        grad_x = torch.empty_like(x)
+        levels = _levels(step, clip, ctx.signed)
         if not (by_step or by_clip):
-            _plain_backward(grad_x, grad, x, step, low, clip, out, ctx.rounding)
-            return grad_x, None, None, None, None
-        of_step, of_clip = torch.zeros_like(step), torch.zeros_like(clip)
-        every = pieces(grad_x, grad, x, out, step, low, clip, of_step, of_clip)
+            return _plain_backward(grad, x, out, levels, ctx.rounding), None, None, None, None
+        grad_x, of_step, of_clip = map(torch.empty_like, (x, step, clip))
+        of_step.zero_()
+        of_clip.zero_()
+        every = pieces(grad_x, grad, x, out, *levels, of_step, of_clip)
         for grad_x_, grad_, x_, out_, step_, low_, clip_, of_step_, of_clip_ in every:
-            inside = _clamp(x_, low_, clip_, torch.empty_like(x_))
-            changed = rounding_gradient(ctx.rounding, inside - out_, step_, grad_)
-            side = (x_ - inside).sign_()  # beyond the clip 1, below the lower end -1, else 0
-            side = side if ctx.signed else side.relu_()  # 0 is no learned end
-            level = (grad_ * out_).sub_(inside.mul_(changed)).div_(step_)
-            of_step_ += level.sum_to_size(step_.shape)
-            of_clip_ += side.mul_(changed).sum_to_size(clip_.shape)
+            inside = x_.clamp(low_, clip_)
+            error = torch.sub(inside, out_, out=grad_x_)
+            changed = rounding_gradient(ctx.rounding, error, step_, grad_)
+            level = (grad_ * out_).addcmul_(inside, changed, value=-1)
+            of_step_ += level.sum_to_size(of_step_.shape)
+            # Of the clip: 1 beyond it and, where the lower end is learned too, -1 below that.
+            side = (
+                torch.sub(x_, inside, out=level).sign_()
+                if ctx.signed
+                else torch.gt(x_, clip_, out=level)
+            )
+            of_clip_ += side.mul_(changed).sum_to_size(of_clip_.shape)
             _inside_only(changed, x_, low_, clip_, grad_x_)
+        of_step.div_(step)
         return grad_x, of_step if by_step else None, of_clip if by_clip else None, None, None
 
 
 def _plain_backward(
-    grad_x: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    step: Tensor,
-    low: Tensor,
-    clip: Tensor,
-    out: Tensor | None,
-    rounding: Rounding,
-) -> None:
-    """Fill in the gradient of ``x`` alone, in as few passes as can be; ``out`` is None for STE."""
+    grad: Tensor, x: Tensor, out: Tensor | None, levels: "Levels", rounding: Rounding
+) -> Tensor:
+    """The gradient of ``x`` alone, in as few passes as can be; ``out`` is None for STE."""
+    grad_x = torch.empty_like(x)
     if out is None:
-        for grad_x_, grad_, x_, low_, clip_ in pieces(grad_x, grad, x, low, clip):
-            _inside_only(grad_, x_, low_, clip_, grad_x_)
-        return
-    number = _is_number(step)  # then what comes of values outside is selected away, whatever it is
-    unit = step.item() if number else None
-    for grad_x_, grad_, x_, out_, step_, low_, clip_ in pieces(
-        grad_x, grad, x, out, step, low, clip
-    ):
-        inside = x_ if number else torch.clamp(x_, low_, clip_)
-        error = inside - out_
-        changed = rounding_gradient(rounding, error, unit or step_, grad_, out=grad_x_)
+        _inside_only(grad, x, levels[1], levels[2], grad_x)
+        return grad_x
+    for grad_x_, grad_, x_, out_, step_, low_, clip_ in pieces(grad_x, grad, x, out, *levels):
+        # What comes of values outside is selected away, whatever it is, or multiplied by 0.
+        inside = x_ if isinstance(clip_, float) else x_.clamp(low_, clip_)
+        error = torch.sub(inside, out_, out=grad_x_)
+        changed = rounding_gradient(rounding, error, step_, grad_)
         _inside_only(changed, x_, low_, clip_, grad_x_)
+    return grad_x
 
 
-def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor) -> Tensor:
-    """``x.clamp``; with plain numbers on a CPU, which are several times faster there."""
-    if _is_number(high):
-        return torch.clamp(x, low.item(), high.item(), out=out)
-    return torch.clamp(x, low, high, out=out)
+Levels = tuple[Tensor, Tensor, Tensor] | tuple[float, float, float]
 
 
-def _is_number(x: Tensor) -> bool:
-    """Whether ``item`` costs nothing: it waits for other devices."""
-    return x.dim() == 0 and x.device.type == "cpu"
+def _levels(step: Tensor, clip: Tensor, signed: bool) -> Levels:
+    """Step and both ends; as plain numbers, which are several times faster, where that is free."""
+    if clip.dim() == 0 and clip.device.type == "cpu":  # other devices would be waited for
+        high = clip.item()
+        return step.item(), -high if signed else 0.0, high
+    return step, -clip if signed else torch.zeros_like(clip), clip
 
 
-def _inside_only(grad: Tensor, x: Tensor, low: Tensor, high: Tensor, out: Tensor) -> None:
+def _inside_only(
+    grad: Tensor, x: Tensor, low: Tensor | float, high: Tensor | float, out: Tensor
+) -> None:
     """``grad`` where ``low <= x <= high``, else 0."""
-    if not _is_number(high):
+    if isinstance(high, Tensor):
         torch.mul(grad, x.ge(low).logical_and_(x.le(high)), out=out)
         return
     # One pass instead of three. It takes both ends for outside, so they are moved by one digit.
-    ends = (np.nextafter(low.numpy(), -np.inf), np.nextafter(high.detach().numpy(), np.inf))
-    torch.ops.aten.hardtanh_backward(grad, x, *map(float, ends), grad_input=out)
+    number = np.float64 if x.dtype == torch.float64 else np.float32
+    ends = np.nextafter(number(low), number(-np.inf)), np.nextafter(number(high), number(np.inf))
+    torch.ops.aten.hardtanh_backward.grad_input(grad, x, *map(float, ends), grad_input=out)
 
 
 def percentile(x: Tensor) -> Tensor:
@@ -459,11 +457,11 @@ class LearnedBits(Quantize):
         if module.phase != SEARCH:
             return
         for quantizer in self.quantizers:
-            bound = quantizer.step.abs()
             for parameter in (quantizer.step, quantizer.clip):
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 else:
+                    bound = quantizer.step.abs()
                     parameter.grad.clamp_(-bound, bound)
 
     def on_train_batch_end(
