@@ -9,6 +9,7 @@ from quantable.methods.edge import (
     StepAndClip,
     learned_bits,
     percentile,
+    project,
     projected,
     step_and_clip,
     step_and_clip_eager,
@@ -185,13 +186,18 @@ def test_projection_by_hand(step: float, clip: float, expected: tuple[float, flo
 
 
 def test_steps_of_activations_may_be_larger_than_those_of_weights() -> None:
-    for batched, largest in ((False, 1.0), (True, 8.0)):
-        quantizer = StepAndClip(4, signed=True, batched=batched)
-        with torch.no_grad():
+    weight = StepAndClip(4, signed=True, batched=False, per_channel=True, channels=2)
+    act = StepAndClip(4, signed=True, batched=True)
+    with torch.no_grad():
+        for quantizer in (weight, act):
             quantizer.step.fill_(50.0)
             quantizer.clip.fill_(100.0)
-        held_by_optimizer = quantizer.step
-        quantizer.project()
-        assert quantizer.step is held_by_optimizer
-        assert quantizer.step.item() == pytest.approx(largest - 1e-5)
-        assert quantizer.clip.item() == 100.0
+        weight.step[1] = 0.25
+    held_by_optimizer = weight.step, act.step
+    project([act, weight])
+    assert weight.step is held_by_optimizer[0]
+    assert act.step is held_by_optimizer[1]
+    assert weight.step.tolist() == pytest.approx([1 - 1e-5, 0.25])
+    assert act.step.item() == pytest.approx(8 - 1e-5)
+    assert weight.clip.tolist() == [100.0, 100.0]
+    assert act.clip.item() == 100.0

@@ -36,7 +36,7 @@ from quantable.trace import layer_shapes
 
 MARGIN = 1e-5  # between step and clip, and of both to the ends of their ranges
 MIN_STEP, MIN_CLIP, MAX_CLIP = 2.0**-12, 2.0**-8, 127.0
-MAX_STEP = {"weight": 1.0, "act": 8.0}
+MAX_STEP = {False: 1.0, True: 8.0}  # of weights, of batched activations
 PERCENTILE = 0.999  # of an activation's magnitudes: its first clip
 
 
@@ -154,13 +154,24 @@ class StepAndClip(Quantizer):
         Quantizer.bits.fset(self, bits)  # type: ignore[attr-defined]
         self.initialized = False
 
-    @torch.no_grad()
-    def project(self) -> None:
-        """Put step and clip back into their ranges, after a step of the optimizer."""
-        max_step = MAX_STEP["act" if self.batched else "weight"]
-        step, clip = projected(self.step, self.clip, max_step=max_step)
-        self.step.copy_(step)
-        self.clip.copy_(clip)
+
+@torch.no_grad()
+def project(quantizers: Sequence[StepAndClip]) -> None:
+    """Put steps and clips back into their ranges: together, as most are single numbers."""
+    for batched, max_step in MAX_STEP.items():
+        some = [quantizer for quantizer in quantizers if quantizer.batched == batched]
+        steps, clips = (
+            [quantizer.step for quantizer in some],
+            [quantizer.clip for quantizer in some],
+        )
+        if not some:
+            continue
+        joined = [torch.cat([part.flatten() for part in parts]) for parts in (steps, clips)]
+        for parts, new in zip((steps, clips), projected(*joined, max_step=max_step), strict=True):
+            for part, values in zip(
+                parts, torch.split(new, [p.numel() for p in parts]), strict=True
+            ):
+                part.copy_(values.view_as(part))
 
 
 class _Eager(torch.autograd.Function):
@@ -470,8 +481,7 @@ class LearnedBits(Quantize):
         """Put steps and clips back into their ranges."""
         module: Any = pl_module
         if module.phase == SEARCH:
-            for quantizer in self.quantizers:
-                quantizer.project()
+            project(self.quantizers)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write widths and sizes down, keep the best weights, and begin the next phase."""
