@@ -77,6 +77,22 @@ def test_bits_are_exact_on_either_side_of_every_power_of_two() -> None:
         assert learned_bits(torch.ones(2), n, signed=False).tolist() == [k, k + 1]
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_gradient_ends_behind_the_last_number_inside(kind: type, signed: bool) -> None:
+    for clip in (1.0, np.nextafter(kind(2), kind(0)), 0.3, 2.0**-8, 127.0):
+        high = kind(clip)
+        low = -high if signed else kind(0)
+        ends = [np.nextafter(end, side) for end in (low, high) for side in (-kind(np.inf), end)]
+        x = np.array([*ends, np.nextafter(high, kind(np.inf)), np.nextafter(low, kind(np.inf))])
+        leaf_x, step = torch.tensor(x, requires_grad=True), torch.tensor(high / kind(3))
+        step_and_clip_eager(leaf_x, step, torch.tensor(high), signed=signed).sum().backward()
+        assert leaf_x.dtype == step.dtype == torch.tensor(high).dtype
+        assert leaf_x.grad is not None
+        assert leaf_x.grad.tolist() == [0, 1, 1, 1, 0, 1]
+        np.testing.assert_array_equal(leaf_x.grad, (low <= x) & (x <= high))
+
+
 @pytest.mark.parametrize(("batched", "signed"), [(False, True), (True, True), (True, False)])
 @pytest.mark.parametrize("name", ["ste", "invtanh"])
 def test_slices_equal_a_loop_over_channels(batched: bool, signed: bool, name: str) -> None:

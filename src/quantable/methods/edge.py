@@ -18,7 +18,6 @@ from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -258,13 +257,15 @@ def _inside_only(
     grad: Tensor, x: Tensor, low: Tensor | float, high: Tensor | float, out: Tensor
 ) -> None:
     """``grad`` where ``low <= x <= high``, else 0."""
-    if isinstance(high, Tensor):
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
         torch.mul(grad, x.ge(low).logical_and_(x.le(high)), out=out)
         return
-    # One pass instead of three. It takes both ends for outside, so they are moved by one digit.
-    number = np.float64 if x.dtype == torch.float64 else np.float32
-    ends = np.nextafter(number(low), number(-np.inf)), np.nextafter(number(high), number(np.inf))
-    torch.ops.aten.hardtanh_backward.grad_input(grad, x, *map(float, ends), grad_input=out)
+    # One pass instead of three. It takes both ends for outside, so they are moved to the numbers
+    # next to them: 0.7 eps more is rounded to one digit more, whatever the mantissa.
+    kind = torch.finfo(x.dtype)
+    below = low - max(0.7 * kind.eps * abs(low), kind.eps * kind.tiny)
+    above = high + 0.7 * kind.eps * abs(high)
+    torch.ops.aten.hardtanh_backward.grad_input(grad, x, below, above, grad_input=out)
 
 
 def percentile(x: Tensor) -> Tensor:
