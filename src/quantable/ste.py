@@ -130,7 +130,9 @@ def _plus(grad: Tensor, factor: float, change: Tensor) -> Tensor:
 
 def _plus_sized(grad: Tensor, factor: float, change: Tensor) -> Tensor:
     """``grad + factor * |grad| * change``, written over ``change``."""
-    return torch.addcmul(grad, grad.abs(), change, value=factor, out=change)
+    # change * sign(grad), with no place in memory for |grad|
+    torch.ops.aten.leaky_relu_backward.grad_input(change, grad, -1.0, False, grad_input=change)
+    return _plus(grad, factor, change)
 
 
 def _twice_atanh(x: Tensor, unit: Tensor | float) -> Tensor:
