@@ -159,18 +159,25 @@ def project(quantizers: Sequence[StepAndClip]) -> None:
     """Put steps and clips back into their ranges: together, as most are single numbers."""
     for batched, max_step in MAX_STEP.items():
         some = [quantizer for quantizer in quantizers if quantizer.batched == batched]
-        steps, clips = (
-            [quantizer.step for quantizer in some],
-            [quantizer.clip for quantizer in some],
-        )
         if not some:
             continue
-        joined = [torch.cat([part.flatten() for part in parts]) for parts in (steps, clips)]
-        for parts, new in zip((steps, clips), projected(*joined, max_step=max_step), strict=True):
-            for part, values in zip(
-                parts, torch.split(new, [p.numel() for p in parts]), strict=True
-            ):
+        both = [quantizer.step for quantizer in some], [quantizer.clip for quantizer in some]
+        joined = [torch.cat([part.flatten() for part in parts]) for parts in both]
+        for parts, new in zip(both, projected(*joined, max_step=max_step), strict=True):
+            sizes = [part.numel() for part in parts]
+            for part, values in zip(parts, torch.split(new, sizes), strict=True):
                 part.copy_(values.view_as(part))
+
+
+Levels = tuple[Tensor, Tensor, Tensor] | tuple[float, float, float]
+
+
+def _levels(step: Tensor, clip: Tensor, signed: bool) -> Levels:
+    """Step and both ends; as plain numbers, which are several times faster, where that is free."""
+    if clip.dim() == 0 and clip.device.type == "cpu":  # other devices would be waited for
+        high = clip.item()
+        return step.item(), -high if signed else 0.0, high
+    return step, -clip if signed else torch.zeros_like(clip), clip
 
 
 class _Eager(torch.autograd.Function):
@@ -226,7 +233,7 @@ class _Eager(torch.autograd.Function):
 
 
 def _plain_backward(
-    grad: Tensor, x: Tensor, out: Tensor | None, levels: "Levels", rounding: Rounding
+    grad: Tensor, x: Tensor, out: Tensor | None, levels: Levels, rounding: Rounding
 ) -> Tensor:
     """The gradient of ``x`` alone, in as few passes as can be; ``out`` is None for STE."""
     grad_x = torch.empty_like(x)
@@ -240,17 +247,6 @@ def _plain_backward(
         changed = rounding_gradient(rounding, error, step_, grad_)
         _inside_only(changed, x_, low_, clip_, grad_x_)
     return grad_x
-
-
-Levels = tuple[Tensor, Tensor, Tensor] | tuple[float, float, float]
-
-
-def _levels(step: Tensor, clip: Tensor, signed: bool) -> Levels:
-    """Step and both ends; as plain numbers, which are several times faster, where that is free."""
-    if clip.dim() == 0 and clip.device.type == "cpu":  # other devices would be waited for
-        high = clip.item()
-        return step.item(), -high if signed else 0.0, high
-    return step, -clip if signed else torch.zeros_like(clip), clip
 
 
 def _inside_only(
