@@ -12,7 +12,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import nn
 
@@ -28,6 +27,7 @@ from quantable.record import cell_name
 from quantable.saved import final_weights, load_plain, load_quantizers
 from quantable.shapes import PACKAGED, read_shapes, shape_key, write_shapes
 from quantable.store import Store
+from quantable.targets import make
 from quantable.trace import batch_norm_channels, layer_shapes
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
@@ -98,7 +98,7 @@ def part_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
     if node is None:
         raise UserError(f"{key}: there is none; choose a recipe that trains, such as recipe=lsq")
     try:
-        return instantiate(node)
+        return make(node)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from error

@@ -26,6 +26,7 @@ from quantable.bits_file import check_layers, check_network, read_bits
 from quantable.layers import FLOAT_BITS, MAX_BITS, Bits
 from quantable.names import UserError, unknown
 from quantable.shapes import PACKAGED, read_shapes, shape_key
+from quantable.targets import signed_as
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -472,7 +473,7 @@ def belongs(key: str, names: Sequence[str]) -> bool:
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``config`` as dotted keys without what belongs to one machine: what a record keeps."""
-    return {key: value for key, value in flat(config) if not belongs(key, MACHINE)}
+    return {k: value for k, value in flat(signed_as(config)) if not belongs(k, MACHINE)}
 
 
 def signature(config: Mapping[str, Any]) -> str:
@@ -484,7 +485,7 @@ def signature(config: Mapping[str, Any]) -> str:
     """
     decisive = {
         key: value
-        for key, value in flat(config)
+        for key, value in flat(signed_as(config))
         if not belongs(key, NOT_SIGNED) and not (value is None and key in OPTIONAL)
     }
     text = json.dumps(decisive, sort_keys=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
 from quantable.channels import shrink_to
 from quantable.names import UserError
 from quantable.quantize import Quantize
 from quantable.record import Record
+from quantable.targets import make
 
 WEIGHT, ACT = "parametrizations.weight.0", "act_quantizer"  # where a layer has its quantizers
 QUANTIZER = re.compile(rf"\.({re.escape(WEIGHT)}|{ACT})\.")
@@ -31,11 +31,11 @@ def load_network(record: Record, weights: Path) -> nn.Module:
     node = config["model"]["net"]
     if "weights_sha256" in node:  # a record keeps the hash of the first weights, not their place
         node["weights"] = None
-    net: nn.Module = instantiate(node)
+    net: nn.Module = make(node)
     if config["recipe"]["channels_last"]:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config["quantizer"]["callback"] is not None:
-        quantize: Quantize = instantiate(config["quantizer"]["callback"])
+        quantize: Quantize = make(config["quantizer"]["callback"])
         quantize.attach(net, config["data"]["input_size"])
     state = torch.load(weights, map_location="cpu", weights_only=True)
     shrink_to(net, state)
