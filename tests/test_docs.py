@@ -14,7 +14,8 @@ import yaml
 
 from quantable.cli import asked_tables, parse
 from quantable.names import UserError
-from quantable.table import program_names, table_names
+from quantable.search.program import program_names
+from quantable.table import table_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/methods/*.md")])

@@ -11,8 +11,9 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from quantable.calibrate import calibrate
-from quantable.columns import COLUMNS, Facts, hardware_of
+from quantable.columns import COLUMNS, Facts
 from quantable.config import compose_run, signature
+from quantable.cost.hardware import hardware_of
 from quantable.data.images import Images
 from quantable.methods.lsq import LSQ
 from quantable.names import UserError

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import quantable.build
 import quantable.run
-from quantable.columns import COLUMNS, Facts, hardware_of
+from quantable.columns import COLUMNS, Facts
 from quantable.config import compose_run
+from quantable.cost.hardware import hardware_of
 from quantable.names import UserError
 from quantable.record import Phase, Record
 from quantable.saved import load_network

@@ -9,10 +9,10 @@ import yaml
 from hydra.utils import instantiate
 
 from quantable.cli import parse
-from quantable.columns import hardware_of
+from quantable.config import planned_bits
+from quantable.cost.hardware import hardware_of
 from quantable.names import UserError
 from quantable.quantize import Quantize
-from quantable.report.model import planned_bits
 from quantable.shapes import PACKAGED, read_shapes, shape_key
 from quantable.table import (
     BUDGETS,
@@ -88,7 +88,7 @@ def test_a_cell_has_a_quantizer_and_the_bits_its_shapes_name(cell: Any) -> None:
     )
     if cell.search is not None:  # found by a search, which is not run here
         return
-    bits = planned_bits(cell, shapes)
+    bits = planned_bits(cell.config, shapes)
     assert (bits is None) == (cell.row in LEARNS_BITS)
     assert bits is None or list(bits) == [shape.name for shape in shapes]
 

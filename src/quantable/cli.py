@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from quantable.columns import COLUMNS, hardware_of
+from quantable.columns import COLUMNS
 from quantable.config import ROOT
+from quantable.cost.hardware import hardware_of
 from quantable.data.layouts import missing
 from quantable.executor import actions
 from quantable.executor.board import Board, Work

@@ -5,13 +5,10 @@ Costs follow from shapes and bit-widths alone, so they are known before (and wit
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
 
-from quantable.config import CONF
 from quantable.cost.bops import bops
-from quantable.cost.energy import OpEnergy, energy_pj
-from quantable.cost.hardware import load_hardware
+from quantable.cost.energy import energy_pj
+from quantable.cost.hardware import Hardware
 from quantable.cost.macs import macs, mean_bits
 from quantable.cost.memory import (
     ACCOUNTINGS,
@@ -22,44 +19,14 @@ from quantable.cost.memory import (
     to_unit,
     weight_bytes,
 )
-from quantable.cost.pim import PimEnergy, Rounding, pim_energy_pj
+from quantable.cost.pim import pim_energy_pj
 from quantable.cost.training import training_complexity
-from quantable.layers import FLOAT_BITS, Bits, LayerShape
-from quantable.names import UserError
+from quantable.layers import FLOAT_BITS, Bits, LayerShape, uniform
 from quantable.record import Epoch, Phase, Record, Scores
-
-if TYPE_CHECKING:  # it needs scipy, which most tables do not
-    from quantable.search.program import Comparison
+from quantable.search.program import Comparison
 
 SIZES = ("act_kb", "act_max_kb", "weight_kb")  # from them and batch norms, totals follow
 REFERENCE_BITS = 16  # efficiencies are ratios to the same network with every layer at 16 bit
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Constants the cost columns use."""
-
-    energy: OpEnergy
-    pim: PimEnergy
-    pim_rounding: Rounding
-
-
-def hardware_of(config: Mapping[str, Any]) -> Hardware:
-    """Load the constants that a run config names."""
-    names = config["hardware"]
-    return _hardware(names["energy"], names["pim"], names["pim_rounding"])
-
-
-@cache  # a table asks for each of its rows
-def _hardware(energy_name: str, pim_name: str, rounding: Rounding) -> Hardware:
-    energy = load_hardware(CONF / "hardware" / f"{energy_name}.yaml")
-    pim = load_hardware(CONF / "hardware" / f"{pim_name}.yaml")
-    if not isinstance(energy, OpEnergy) or not isinstance(pim, PimEnergy):
-        raise UserError(
-            f"hardware.energy={energy_name}, hardware.pim={pim_name}: of the wrong kind; "
-            "the first holds energies per operation, the second energies per PIM MAC"
-        )
-    return Hardware(energy, pim, rounding)
 
 
 @dataclass(frozen=True)
@@ -76,7 +43,7 @@ class Facts:
     baseline: Record | None = None  # the table's baseline run of the same seed
     batch_norm_channels: int | None = None  # of the whole network
     sizes: Mapping[str, float] | None = None  # published kB by column, where bits are not known
-    policy: "Comparison | None" = None  # the row's bits beside the table's program solved again
+    policy: Comparison | None = None  # the row's bits beside the table's program solved again
 
     @property
     def now(self) -> Sequence[LayerShape] | None:
@@ -129,15 +96,6 @@ def _reduction(
         return whole / value(facts.now, facts.bits, facts.hardware)
 
     return column
-
-
-def uniform(layers: Sequence[LayerShape], bits: int) -> dict[str, Bits]:
-    """Give every layer the same width.
-
-    >>> uniform([LayerShape("fc", 1, 1, 1)], 16)
-    {'fc': Bits(weight=16, act=16)}
-    """
-    return {layer.name: Bits(bits, bits) for layer in layers}
 
 
 def _mac_pj(layers: Sequence[LayerShape], bits: Mapping[str, Bits], hw: Hardware) -> float:
@@ -367,7 +325,7 @@ class Column:
     reason: Callable[[Facts], str | None] = lambda facts: None  # what the number does not say
 
 
-def _policy(count: Callable[["Comparison"], int], title: str) -> Column:
+def _policy(count: Callable[[Comparison], int], title: str) -> Column:
     """Make a column of layers whose published bits a program's solution shares."""
     return Column(
         title,

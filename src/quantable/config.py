@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantable.bits_file import check_layers, check_network, read_bits
-from quantable.layers import FLOAT_BITS, MAX_BITS, Bits
+from quantable.layers import FLOAT_BITS, MAX_BITS, Bits, LayerShape, bit_map, uniform
 from quantable.names import UserError, unknown
 from quantable.shapes import PACKAGED, read_shapes, shape_key
 from quantable.targets import signed_as
@@ -490,3 +490,18 @@ def signature(config: Mapping[str, Any]) -> str:
     }
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def planned_bits(config: Mapping[str, Any], shapes: Sequence[LayerShape]) -> dict[str, Bits] | None:
+    """Bit-widths that a config fixes before any training; None where training finds them."""
+    if config["quantizer"]["learns_bits"]:
+        return None
+    if config["quantizer"]["callback"] is None:
+        return uniform(shapes, FLOAT_BITS)
+    bits = config["bits"]
+    return bit_map(
+        [layer.name for layer in shapes],
+        inner=Bits(*bits["inner"]),
+        ends=Bits(*bits["ends"]) if bits["ends"] else None,
+        layers={name: Bits(*pair) for name, pair in bits["layers"].items()},
+    )

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from quantable.columns import COLUMNS
+from quantable.config import planned_bits
+from quantable.layers import in_order
 from quantable.names import UserError, unknown
-from quantable.report.model import in_order, planned_bits
 from quantable.table import Asked, Published, Row, Table, Width, table_names
 
 M = TypeVar("M", bound=BaseModel)
@@ -120,7 +121,7 @@ def _check_bits(table: Table, name: str, bits: tuple[int, ...], where: str) -> N
     shapes = asked.shapes(cell.config)
     if shapes is None:  # a network whose layers are not known before its first run
         return
-    if table.rows[name].cost_bits is not None or planned_bits(cell, shapes) is not None:
+    if table.rows[name].cost_bits is not None or planned_bits(cell.config, shapes) is not None:
         raise UserError(f"{where}: the row's own config fixes its bit-widths already")
     in_order(shapes, bits, where)
 

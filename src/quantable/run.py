@@ -25,10 +25,11 @@ from quantable.build import (
 from quantable.calibrate import calibrate
 from quantable.checkout import checkout
 from quantable.classifier import SPLITS, Classifier, Evaluate, Keep, Tell, measured, save
-from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
+from quantable.columns import COLUMNS, Facts, complexity
 from quantable.config import portable
+from quantable.cost.hardware import Hardware, hardware_of
 from quantable.data.images import Images
-from quantable.layers import FLOAT_BITS, LayerShape
+from quantable.layers import FLOAT_BITS, LayerShape, uniform
 from quantable.logger.stream import Stream
 from quantable.logger.wandb_run import CellRun, send
 from quantable.ranks import count, together

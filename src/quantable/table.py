@@ -15,18 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from quantable.bits_file import BitsFile
-from quantable.columns import COLUMNS, SIZES, hardware_of
+from quantable.columns import COLUMNS, SIZES
 from quantable.config import CONF, MACHINE, belongs, compose_run, signature
+from quantable.cost.hardware import hardware_of
 from quantable.layers import MAX_BITS, LayerShape
 from quantable.names import UserError, unknown
 from quantable.points import read_points
 from quantable.record import Record
 from quantable.search.choose import COSTS, choose
+from quantable.search.program import Policy, program_names
 from quantable.shapes import PACKAGED, read_batch_norm_channels, read_shapes, shape_key
 from quantable.store import Store
 
 TABLES = CONF / "table"
-PROGRAMS = CONF / "program"  # published integer programs
 SINGLE = "single"  # id of the table that stands for a run without one
 BUDGETS = ("paper", "gpu", "cpu", "smoke")  # from the largest to the smallest
 
@@ -100,25 +101,6 @@ class Chosen(_Strict):
         for name in self.budgets:
             if name not in COSTS:
                 raise unknown("cost", name, COSTS, "chosen.budgets")
-        return self
-
-
-class Policy(_Strict):
-    """How to solve the table's program, to set the solution beside the row's bits.
-
-    HAWQ-V3's has one budget, at a share of the way from all 4 bit to all 8 bit; LIMPQ's counts MACs
-    as the authors' program does, or exactly.
-    """
-
-    budget: Literal["size", "bops", "latency"] | None = None
-    share: float | None = Field(default=None, gt=0, le=1)
-    counting: Literal["authors", "exact"] | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        asked = {name for name, value in self if value is not None}
-        if asked not in ({"budget", "share"}, {"counting"}):
-            raise ValueError("give budget and share, or counting")
         return self
 
 
@@ -288,19 +270,14 @@ class Table(_Strict):
         return "full" if budget in ("paper", "gpu") else "cpu"
 
 
-BLOCKS: Mapping[str, type[_Strict]] = {  # what the values of a mapping in the file are
+BLOCKS: Mapping[str, type[BaseModel]] = {  # what the values of a mapping in the file are
     "rows": Row,
     "columns": Tolerance,
     "claims": Claim,
     "published": Published,
     "holds": Bound,
 }
-ROW_BLOCKS: Mapping[str, type[_Strict]] = {"policy": Policy, "chosen": Chosen}
-
-
-def program_names() -> list[str]:
-    """Names of all published integer programs."""
-    return sorted(path.stem for path in PROGRAMS.glob("*.json"))
+ROW_BLOCKS: Mapping[str, type[BaseModel]] = {"policy": Policy, "chosen": Chosen}
 
 
 def table_names() -> list[str]:

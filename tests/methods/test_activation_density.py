@@ -11,9 +11,9 @@ from ad_arguments import ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
 from quantable.classifier import Classifier
-from quantable.columns import Hardware, complexity, uniform
-from quantable.cost.hardware import load_hardware
-from quantable.layers import Bits, LayerShape
+from quantable.columns import complexity
+from quantable.cost.hardware import Hardware, load_hardware
+from quantable.layers import Bits, LayerShape, uniform
 from quantable.methods.activation_density import (
     ActivationDensity,
     DensityMeter,

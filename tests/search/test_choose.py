@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from hand_records import record_of
 
-from quantable.columns import hardware_of
 from quantable.config import compose_run
+from quantable.cost.hardware import hardware_of
 from quantable.layers import LayerShape
 from quantable.names import UserError
 from quantable.record import Item, Record, Scores

@@ -19,9 +19,9 @@ from quantable.names import UserError
 from quantable.report.model import Entry, Report, Reporter
 from quantable.search import program as module
 from quantable.search.allocate import allocate
-from quantable.search.program import HawqProgram, compare, read_program
+from quantable.search.program import HawqProgram, Policy, compare, program_names, read_program
 from quantable.shapes import PACKAGED, read_shapes
-from quantable.table import Asked, Policy, load_table, program_names
+from quantable.table import Asked, load_table
 
 KINDS = {"size": "modelsize", "bops": "bops", "latency": "latency"}  # ours: the authors' word
 POLICIES = [

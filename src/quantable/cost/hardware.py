@@ -5,17 +5,47 @@ Each number stands there as ``{value, source, confidence}``; an unknown or missi
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from quantable.config import CONF
 from quantable.cost.energy import OpEnergy
-from quantable.cost.pim import PimEnergy
+from quantable.cost.pim import PimEnergy, Rounding
 from quantable.names import UserError, unknown
 
 CONFIDENCE = ("published", "proved", "derived", "recollected: high", "recollected: medium")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Constants the cost models use."""
+
+    energy: OpEnergy
+    pim: PimEnergy
+    pim_rounding: Rounding
+
+
+def hardware_of(config: Mapping[str, Any]) -> Hardware:
+    """Load the constants that a run config names."""
+    names = config["hardware"]
+    return _hardware(names["energy"], names["pim"], names["pim_rounding"])
+
+
+@cache  # a table asks for each of its rows
+def _hardware(energy_name: str, pim_name: str, rounding: Rounding) -> Hardware:
+    energy = load_hardware(CONF / "hardware" / f"{energy_name}.yaml")
+    pim = load_hardware(CONF / "hardware" / f"{pim_name}.yaml")
+    if not isinstance(energy, OpEnergy) or not isinstance(pim, PimEnergy):
+        raise UserError(
+            f"hardware.energy={energy_name}, hardware.pim={pim_name}: of the wrong kind; "
+            "the first holds energies per operation, the second energies per PIM MAC"
+        )
+    return Hardware(energy, pim, rounding)
 
 
 def load_hardware(path: Path) -> OpEnergy | PimEnergy:

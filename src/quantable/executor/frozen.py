@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 
 from quantable.bits_file import write_bits
 from quantable.checkout import checkout
-from quantable.columns import hardware_of
 from quantable.config import CONF, ROOT
+from quantable.cost.hardware import hardware_of
 from quantable.names import UserError
 from quantable.record import cell_name
 from quantable.search.choose import choose

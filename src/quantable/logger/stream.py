@@ -6,9 +6,8 @@ import pytorch_lightning as pl
 import torch
 
 from quantable.classifier import Classifier
-from quantable.columns import uniform
 from quantable.grid import intervals
-from quantable.layers import FLOAT_BITS, Bits, LayerShape
+from quantable.layers import FLOAT_BITS, Bits, LayerShape, uniform
 from quantable.logger.wandb_run import CellRun
 from quantable.quantize import Quantize
 from quantable.quantizer import Quantizer

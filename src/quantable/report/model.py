@@ -6,20 +6,18 @@ The classes here are also the schema of ``report.py format=json``.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from quantable.columns import COLUMNS, Facts, hardware_of, uniform
-from quantable.layers import FLOAT_BITS, Bits, LayerShape, bit_map
-from quantable.names import UserError
+from quantable.columns import COLUMNS, Facts
+from quantable.config import planned_bits
+from quantable.cost.hardware import hardware_of
+from quantable.layers import Bits, LayerShape, in_order, uniform
 from quantable.record import Phase, Record
+from quantable.search.program import Comparison, Program, compare, read_program
 from quantable.store import Store
 from quantable.table import BUDGETS, Asked, Bound, Cell, Claim, Published, Table
 from quantable.verdict import COMPUTED, Measured, at_most, holds, judge, paired_t
-
-if TYPE_CHECKING:
-    from quantable.search.program import Comparison, Program
 
 
 class _Out(BaseModel):
@@ -210,21 +208,16 @@ class Reporter:
         return self._program.recount(shapes, f"conf/program/{self.table.program}.json")
 
     @cached_property
-    def _program(self) -> "Program | None":
+    def _program(self) -> Program | None:
         if self.table.program is None:
             return None
-        # scipy only where a table has a program
-        from quantable.search.program import read_program
-
         return read_program(self.table.program)
 
-    def _solved(self, name: str, bits: Mapping[str, Bits] | None) -> "Comparison | None":
+    def _solved(self, name: str, bits: Mapping[str, Bits] | None) -> Comparison | None:
         """Set a row's bits beside the program's solution, where the row asks for one."""
         policy = self.table.rows[name].policy
         if policy is None or bits is None or self._program is None:
             return None
-        from quantable.search.program import compare
-
         where = f"table {self.table.id}: rows.{name}.policy"
         return compare(self._program, policy, bits, where)
 
@@ -273,7 +266,7 @@ class Reporter:
             return uniform(shapes, cost_bits)
         if record is not None and phase is not None:
             return phase.bit_map
-        return planned_bits(cell, shapes)
+        return planned_bits(cell.config, shapes)
 
     def known(self, name: str, column: str) -> list[tuple[Facts, float]]:
         """Return a row's numbers, one for each seed that has one, with the facts behind it."""
@@ -464,38 +457,6 @@ class Reporter:
             vectors=[vector for vector in vectors if vector is not None],
             notes=list(self.table.notes),
         )
-
-
-def planned_bits(cell: Cell, shapes: Sequence[LayerShape]) -> dict[str, Bits] | None:
-    """Bit-widths that a config fixes before any training; None where training finds them."""
-    config = cell.config
-    if config["quantizer"]["learns_bits"]:
-        return None
-    if config["quantizer"]["callback"] is None:
-        return uniform(shapes, FLOAT_BITS)
-    bits = config["bits"]
-    return bit_map(
-        [layer.name for layer in shapes],
-        inner=Bits(*bits["inner"]),
-        ends=Bits(*bits["ends"]) if bits["ends"] else None,
-        layers={name: Bits(*pair) for name, pair in bits["layers"].items()},
-    )
-
-
-def in_order(shapes: Sequence[LayerShape], widths: Sequence[int], where: str) -> dict[str, Bits]:
-    """Give each layer, in execution order, one width for its weights and activations.
-
-    >>> in_order([LayerShape("a", 1, 1, 1), LayerShape("b", 1, 1, 1)], [4], "a.yaml")
-    Traceback (most recent call last):
-    quantable.names.UserError: a.yaml: 1 bit-widths for the network's 2 layers: a, b
-    """
-    names = [layer.name for layer in shapes]
-    if len(widths) != len(names):
-        raise UserError(
-            f"{where}: {len(widths)} bit-widths for the network's {len(names)} layers: "
-            f"{', '.join(names)}"
-        )
-    return {name: Bits(width, width) for name, width in zip(names, widths, strict=True)}
 
 
 def _published(published: Published) -> PublishedOut | None:

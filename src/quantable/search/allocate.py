@@ -11,9 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-
 from quantable.layers import Bits
 from quantable.names import UserError, unknown
 
@@ -55,6 +52,9 @@ def allocate(
     Raises UserError where a budget lacks a layer or option, a tie names no layer, or no policy
     meets the budgets: then with the least that is feasible for each budget alone.
     """
+    import numpy as np  # SciPy only where something is solved
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     groups = _groups(loss, ties)
     options = [_options(group, loss, budgets) for group in groups]
     chosen = [(g, bits) for g, found in enumerate(options) for bits in found]
@@ -127,7 +127,7 @@ def _scaled(costs: Sequence[float], limit: float) -> tuple[list[float], float]:
     The solver accepts violations of about 1e-6, which is less than one unit of whole numbers.
     """
     if all(float(cost).is_integer() for cost in costs):
-        unit = int(np.gcd.reduce([int(cost) for cost in costs])) or 1
+        unit = math.gcd(*(int(cost) for cost in costs)) or 1
         return [int(cost) // unit for cost in costs], float(Fraction(limit) // unit)
     size = abs(limit) or 1.0
     return [cost / size for cost in costs], limit / size

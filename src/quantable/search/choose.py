@@ -9,14 +9,15 @@ from fractions import Fraction
 from typing import Any
 
 from quantable.bits_file import BitsFile, Choice, Spent, network_name
-from quantable.columns import Hardware
 from quantable.cost.bops import bops
 from quantable.cost.energy import energy_pj
+from quantable.cost.hardware import Hardware
 from quantable.cost.memory import weight_bytes
 from quantable.cost.pim import pim_energy_pj
 from quantable.layers import Bits, LayerShape, bit_map
 from quantable.names import UserError, unknown
 from quantable.record import Record, Scores
+from quantable.search.allocate import Budget, allocate
 
 Shapes = Sequence[LayerShape]
 Widths = Mapping[str, Bits]
@@ -143,8 +144,6 @@ Found = tuple[dict[str, Bits], float, float | None, str]
 
 def _solve(scores: Scores, costs: Costs, limits: Mapping[str, float]) -> Found:
     """Least sum of losses; the loss of an item is that of its first layer, the others add none."""
-    from quantable.search.allocate import Budget, allocate  # scipy only where something is solved
-
     loss = {
         name: {pair_of(word): value if i == 0 else 0.0 for word, value in item.loss.items()}
         for item in scores.items

@@ -23,11 +23,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from quantable.bits_file import check_layers
+from quantable.config import CONF
 from quantable.layers import Bits, LayerShape
 from quantable.names import UserError, unknown
 from quantable.search.allocate import Allocation, Budget, Numbers, allocate
-from quantable.table import PROGRAMS, Policy, program_names
 
+PROGRAMS = CONF / "program"
 SHOWN = {  # unit of a budget -> how it is shown
     "byte": (1e6, "MB"),
     "bit": (8e6, "MB"),
@@ -38,6 +39,25 @@ SHOWN = {  # unit of a budget -> how it is shown
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Policy(_Strict):
+    """How to solve the table's program, to set the solution beside the row's bits.
+
+    HAWQ-V3's has one budget, at a share of the way from all 4 bit to all 8 bit; LIMPQ's counts MACs
+    as the authors' program does, or exactly.
+    """
+
+    budget: Literal["size", "bops", "latency"] | None = None
+    share: float | None = Field(default=None, gt=0, le=1)
+    counting: Literal["authors", "exact"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        asked = {name for name, value in self if value is not None}
+        if asked not in ({"budget", "share"}, {"counting"}):
+            raise ValueError("give budget and share, or counting")
+        return self
 
 
 class Layer(_Strict):
@@ -227,6 +247,11 @@ def _erased(importance: Mapping[int, float]) -> dict[int, float]:
 
 Program = HawqProgram | LimpqProgram
 _READER: TypeAdapter[Program] = TypeAdapter(Annotated[Program, Field(discriminator="method")])
+
+
+def program_names() -> list[str]:
+    """Names of all published integer programs."""
+    return sorted(path.stem for path in PROGRAMS.glob("*.json"))
 
 
 def read_program(name: str) -> Program:
