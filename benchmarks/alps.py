@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from quantable.build import build, part_of
-from quantable.config import compose_run
-from quantable.layers import Bits
+from quantable.base.bits import Bits
+from quantable.config.composition import compose_run
 from quantable.search.alps import Alps
 from quantable.search.run import Start, items_of
-from quantable.store import Store
+from quantable.store.store import Store
+from quantable.training.build import build, part_of
 
 
 def main() -> None:

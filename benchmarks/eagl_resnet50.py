@@ -18,8 +18,8 @@ from scipy import stats
 from torch import Tensor
 
 from quantable.methods.lsq import LSQ
+from quantable.networks.trace import linked_layers
 from quantable.search.eagl import first_step, item_entropy
-from quantable.trace import linked_layers
 
 Members = Sequence[tuple[Tensor, LSQ]]
 

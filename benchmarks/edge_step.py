@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantable.allocator import keep_freed_memory
-from quantable.classifier import Classifier
+from quantable.base.memory import keep_freed_memory
 from quantable.methods.edge import SEARCH, LearnedBits, StepAndClip
-from quantable.models.cifar import resnet20_cifar
-from quantable.ste import rounding
+from quantable.networks.cifar import resnet20_cifar
+from quantable.quantization.ste import rounding
+from quantable.training.classifier import Classifier
 
 INPUT_SIZE = (3, 32, 32)
 CLASSES = 10

@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantable.allocator import keep_freed_memory
+from quantable.base.memory import keep_freed_memory
 from quantable.methods.activation_density import DensityMeter
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
-from quantable.models.cifar import resnet18_cifar
-from quantable.quantize import Quantize
-from quantable.quantizer import Quantizer
+from quantable.networks.cifar import resnet18_cifar
+from quantable.quantization.quantize import Quantize
+from quantable.quantization.quantizer import Quantizer
 
 BASE = "float, eager"
 INPUT_SIZE = (3, 32, 32)

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from quantable.config import ROOT
+from quantable.base.places import ROOT
 from quantable.report.escape import markdown_text
 from quantable.report.figures import write_figures
 from quantable.report.index import Listed, coverage_table, listed, papers
 from quantable.report.model import Reporter
 from quantable.report.render import markdown
-from quantable.store import Store
-from quantable.table import Asked, load_table, table_names
+from quantable.store.store import Store
+from quantable.tables.cells import Asked
+from quantable.tables.schema import load_table, table_names
 
 project = "quantable"
 author = "the authors of quantable"

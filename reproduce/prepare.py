@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantable.names import UserError, unknown
+from quantable.base.errors import UserError, unknown
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 HELP = """

@@ -37,9 +37,10 @@ def multirun(words: Sequence[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf import DictConfig
 
-    from quantable.config import CONF, RunConfig
-    from quantable.names import UserError
-    from quantable.preempt import Preempted
+    from quantable.base.errors import UserError
+    from quantable.base.places import CONF
+    from quantable.base.signals import Preempted
+    from quantable.config.schema import RunConfig
     from quantable.words import CONTROL
 
     # Words of this command that are no keys of the run config: Hydra takes them as additions.

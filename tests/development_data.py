@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quantable.data.layouts import PROJECT_ROOT
+from quantable.base.places import ROOT
 
 
 def shared(place: str) -> Path:
@@ -14,7 +14,7 @@ def shared(place: str) -> Path:
     Tests that ask for one carry the marker ``data``. Elsewhere they are skipped: images and papers'
     programs are not the project's to distribute. Where QUANTABLE_NEED_DATA is set (CI), they fail.
     """
-    path = PROJECT_ROOT.parent / "shared" / place
+    path = ROOT.parent / "shared" / place
     if not path.exists():
         assert "QUANTABLE_NEED_DATA" not in os.environ, f"{place} must be here"
         pytest.skip(f"{place} is not on this machine")

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from quantable.config import portable
-from quantable.record import DataFacts, Epoch, Phase, Provenance, Record
+from quantable.config.signature import portable
 from quantable.report.model import Reporter
-from quantable.store import Store
-from quantable.table import Asked, Cell, Table
+from quantable.store.record import DataFacts, Epoch, Phase, Provenance, Record
+from quantable.store.store import Store
+from quantable.tables.cells import Asked, Cell
+from quantable.tables.schema import Table
 
 # Layers of ResNet-8 with a convolution in every shortcut, in execution order.
 LAYERS = [

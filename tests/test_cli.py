@@ -16,14 +16,15 @@ import pytest
 from hand_records import record_of
 from PIL import Image
 
+from quantable.base.errors import UserError
 from quantable.cli import asked_tables, parse, report_main, run_main, state, work_of
 from quantable.executor.board import Board
 from quantable.executor.status import Status, write_status
-from quantable.names import UserError
-from quantable.record import read_record
 from quantable.report.model import Report
-from quantable.store import Store
-from quantable.table import Asked, load_table, table_names
+from quantable.store.record import read_record
+from quantable.store.store import Store
+from quantable.tables.cells import Asked
+from quantable.tables.schema import load_table, table_names
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["+table=ad_quickstart", "budget=smoke"]
@@ -382,7 +383,7 @@ def test_a_plan_reads_no_record_and_a_report_each_once(
         store.add(record_of(cell, *[(4, [(80.0, 81.0)])] * 3))
     read: list[Path] = []
     monkeypatch.setattr(
-        "quantable.store.read_record", lambda path: read.append(path) or read_record(path)
+        "quantable.store.store.read_record", lambda path: read.append(path) or read_record(path)
     )
     words = ["+table=ad_quickstart", "budget=smoke", "seed=0,1,2", f"store={tmp_path}"]
     run_main([*words, "action=status"])

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from quantable.allocation.program import program_names
+from quantable.base.errors import UserError
 from quantable.cli import asked_tables, parse
-from quantable.names import UserError
-from quantable.search.program import program_names
-from quantable.table import table_names
+from quantable.tables.schema import table_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/methods/*.md")])
@@ -117,7 +117,7 @@ def test_add_a_method_quotes_lsq_as_it_is() -> None:
 
 
 def test_add_a_table_shows_a_table_that_can_be_read(tmp_path: Path) -> None:
-    from quantable.table import Row, Table, read_table
+    from quantable.tables.schema import Row, Table, read_table
 
     block, _ = yaml_blocks("docs/add-a-table.md")
     path = tmp_path / "ad_example.yaml"

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantable.names import UserError
+from quantable.base.errors import UserError
 
 NAME = "tf_efficientnet_lite0.in1k"
 DEFAULT = Path(__file__).parents[1] / "data" / "weights" / f"{NAME}.safetensors"

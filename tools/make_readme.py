@@ -18,14 +18,15 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from quantable.base.errors import UserError, unknown
+from quantable.base.places import ROOT
 from quantable.cli import EVIDENCE, entry, parse
-from quantable.config import ROOT
-from quantable.names import UserError, unknown
 from quantable.report.index import Listed, coverage_table, listed
 from quantable.report.model import Reporter
 from quantable.report.render import markdown
-from quantable.store import Store
-from quantable.table import Asked, load_table
+from quantable.store.store import Store
+from quantable.tables.cells import Asked
+from quantable.tables.schema import load_table
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "methods").glob("*.md"))]
 OPTIONS = ("budget", "rows", "seed")

@@ -11,8 +11,8 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from quantable.shapes import PACKAGED, shape_key, write_shapes
-from quantable.trace import batch_norm_channels, layer_shapes
+from quantable.networks.shapes import PACKAGED, shape_key, write_shapes
+from quantable.networks.trace import batch_norm_channels, layer_shapes
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from quantable.base.errors import UserError, unknown
+from quantable.base.places import ROOT
+from quantable.base.signals import Preempted
 from quantable.columns import COLUMNS
-from quantable.config import ROOT
 from quantable.cost.hardware import hardware_of
 from quantable.data.layouts import missing
 from quantable.executor import actions
@@ -19,13 +21,12 @@ from quantable.executor.board import Board, Work
 from quantable.executor.inline import Failures, run_inline
 from quantable.executor.pool import run_pool
 from quantable.executor.status import uncancel
-from quantable.names import UserError, unknown
-from quantable.preempt import Preempted
-from quantable.record import Head, cell_name
 from quantable.report.model import Report, Reporter
 from quantable.report.render import FORMATS
-from quantable.store import Store
-from quantable.table import Cell, Table, load_table, table_names
+from quantable.store.record import Head, cell_name
+from quantable.store.store import Store
+from quantable.tables.cells import Cell
+from quantable.tables.schema import Table, load_table, table_names
 from quantable.words import Words, asked_tables, narrowed, parse
 
 EVIDENCE = ROOT / "reproduce" / "evidence"

@@ -11,7 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantable.build import (
+from quantable.base.bits import FLOAT_BITS
+from quantable.base.devices import count, together
+from quantable.columns import COLUMNS, Facts, complexity
+from quantable.config.signature import portable
+from quantable.cost.hardware import Hardware, hardware_of
+from quantable.data.images import Images
+from quantable.logger.stream import Stream
+from quantable.logger.wandb_run import CellRun, send
+from quantable.networks.layers import LayerShape, uniform
+from quantable.search.run import run_search
+from quantable.store.provenance import checkout
+from quantable.store.record import DataFacts, Epoch, Phase, Provenance, Record, cell_name
+from quantable.store.store import Store
+from quantable.tables.cells import Cell
+from quantable.training.build import (
     Built,
     build,
     devices_of,
@@ -22,22 +36,11 @@ from quantable.build import (
     trainer_of,
     weight_decay,
 )
-from quantable.calibrate import calibrate
-from quantable.checkout import checkout
-from quantable.classifier import SPLITS, Classifier, Evaluate, Keep, Tell, measured, save
-from quantable.columns import COLUMNS, Facts, complexity
-from quantable.config import portable
-from quantable.cost.hardware import Hardware, hardware_of
-from quantable.data.images import Images
-from quantable.layers import FLOAT_BITS, LayerShape, uniform
-from quantable.logger.stream import Stream
-from quantable.logger.wandb_run import CellRun, send
-from quantable.ranks import count, together
-from quantable.record import DataFacts, Epoch, Phase, Provenance, Record, cell_name
-from quantable.saved import final_weights, load_plain
-from quantable.search.run import run_search
-from quantable.store import Store
-from quantable.table import Cell
+from quantable.training.calibration import calibrate
+from quantable.training.checkpoint import Keep, save
+from quantable.training.classifier import Classifier, Tell
+from quantable.training.evaluation import SPLITS, Evaluate, measured
+from quantable.training.finished import final_weights, load_plain
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "numpy")
 

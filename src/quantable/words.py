@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from quantable.config import ROOT, RunConfig
-from quantable.names import UserError, unknown
-from quantable.published import fill
+from quantable.base.errors import UserError, unknown
+from quantable.base.places import ROOT
+from quantable.config.schema import RunConfig
+from quantable.report.published import fill
 from quantable.report.render import FORMATS
-from quantable.store import Store
-from quantable.table import BUDGETS, SINGLE, Asked, Row, Table, load_table, table_names
+from quantable.store.store import Store
+from quantable.tables.cells import Asked
+from quantable.tables.schema import BUDGETS, SINGLE, Row, Table, load_table, table_names
 
 ACTIONS = ("run", "plan", "submit", "status", "watch", "collect", "cancel", "wandb_replay")
 FACES = (*FORMATS, "html", "latex", "parquet", "figures", "wandb")

@@ -20,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from quantable.config import ROOT
+from quantable.base.places import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

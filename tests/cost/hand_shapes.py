@@ -1,6 +1,7 @@
 """Layer shapes of the AD paper's networks, written by hand from the architectures' definitions."""
 
-from quantable.layers import Bits, LayerShape
+from quantable.base.bits import Bits
+from quantable.networks.layers import LayerShape
 
 VGG19_BLOCKS = [(64, 2), (128, 2), (256, 4), (512, 4), (512, 4)]  # (channels, convolutions)
 RESNET18_STAGES = [(64, 1), (128, 2), (256, 2), (512, 2)]  # (channels, stride), two blocks each

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hand_shapes import uniform, vgg19
 
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
 from quantable.cost.bops import bops
-from quantable.layers import Bits, LayerShape
-from quantable.names import UserError
+from quantable.networks.layers import LayerShape
 
 LAYERS = [LayerShape("a", macs=1000, weights=90, inputs=100), LayerShape("b", 50, 50, 10)]
 

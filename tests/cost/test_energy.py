@@ -6,10 +6,11 @@ import pytest
 import torch
 from hand_shapes import ends_at_16, resnet18, uniform, vgg19
 
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
 from quantable.cost.energy import OpEnergy, energy_pj
 from quantable.cost.hardware import load_hardware
-from quantable.layers import Bits, LayerShape
-from quantable.names import UserError
+from quantable.networks.layers import LayerShape
 
 OP = load_hardware(Path(__file__).parents[2] / "conf/hardware/vasquez_45nm.yaml")
 

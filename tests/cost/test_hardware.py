@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from quantable.base.errors import UserError
 from quantable.cost.energy import OpEnergy
 from quantable.cost.hardware import load_hardware
 from quantable.cost.pim import PimEnergy
-from quantable.names import UserError
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "conf/hardware").glob("*.yaml"))

@@ -3,9 +3,10 @@
 import pytest
 from hand_shapes import resnet18, vgg19
 
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
 from quantable.cost.macs import macs, mean_act_bits, mean_bits
-from quantable.layers import Bits, LayerShape
-from quantable.names import UserError
+from quantable.networks.layers import LayerShape
 
 LAYERS = [
     LayerShape("a", macs=600, weights=10, inputs=30),

@@ -3,10 +3,11 @@
 import pytest
 from hand_shapes import resnet18, uniform, vgg19
 
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
 from quantable.cost.memory import activation_bytes, memory_bytes, to_unit, weight_bytes
-from quantable.layers import Bits, LayerShape
-from quantable.names import UserError
-from quantable.shapes import PACKAGED, read_batch_norm_channels, read_shapes
+from quantable.networks.layers import LayerShape
+from quantable.networks.shapes import PACKAGED, read_batch_norm_channels, read_shapes
 
 LAYERS = [
     LayerShape("first", macs=1, weights=80, inputs=24),

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from hand_shapes import ends_at_16, resnet18, uniform, vgg19
 
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
 from quantable.cost.hardware import load_hardware
 from quantable.cost.pim import pim_energy_pj, supported_bits
-from quantable.layers import Bits, LayerShape
-from quantable.names import UserError
+from quantable.networks.layers import LayerShape
 
 PIM = load_hardware(Path(__file__).parents[2] / "conf/hardware/vasquez_pim.yaml")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from quantable.base.errors import UserError
 from quantable.cost.training import training_complexity
-from quantable.names import UserError
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 import torch
 from written_sets import class_folders, file_bytes, parquet_set, write_parquet
 
+from quantable.base.errors import UserError
 from quantable.data.imagenet import StreamedImages, preprocessing
-from quantable.names import UserError
 
 TAG = "resnet18.tv_in1k"
 

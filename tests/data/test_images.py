@@ -7,10 +7,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from written_sets import parquet_set
 
+from quantable.base.errors import UserError
+from quantable.base.places import ROOT
 from quantable.data.images import Images
-from quantable.data.layouts import PROJECT_ROOT
 from quantable.data.sets import Arrays, fingerprint
-from quantable.names import UserError
 
 N, BATCH = 50, 8
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -170,7 +170,7 @@ def test_batches_leave_the_pixels_as_they_are_for_the_next_cell(image_set, chann
     assert fingerprint(data.load().images, data.load().labels) == before
 
 
-IDS = sorted(path.stem for path in (PROJECT_ROOT / "conf" / "data").glob("*.yaml"))
+IDS = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
 
 
 def test_discovery() -> None:
@@ -179,7 +179,7 @@ def test_discovery() -> None:
 
 @pytest.mark.parametrize("set_id", IDS)
 def test_every_set_is_described(set_id) -> None:
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         conf = compose(f"data/{set_id}").data
     assert conf.id == set_id
     assert conf.root == f"data/{set_id}" or set_id == "fashion_mnist_mini"
@@ -190,7 +190,7 @@ def test_every_set_is_described(set_id) -> None:
 
 
 def test_the_bundled_set_is_complete_and_balanced() -> None:
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         conf = compose("data/fashion_mnist_mini").data
     data: Images = instantiate(conf.loader)
     assert data.title == "Fashion-MNIST mini"
@@ -199,7 +199,7 @@ def test_the_bundled_set_is_complete_and_balanced() -> None:
     train = np.concatenate([labels["train"], labels["val"]])
     assert np.bincount(train).tolist() == [1000] * 10
     assert np.bincount(labels["test"]).tolist() == [200] * 10
-    folder = PROJECT_ROOT / conf.root
+    folder = ROOT / conf.root
     assert (folder / "LICENSE").is_file()
     assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
     x, _ = next(iter(data.train_batches(64, 0, "cpu")))

@@ -15,9 +15,9 @@ from written_sets import (
     write_parquet,
 )
 
+from quantable.base.errors import UserError
 from quantable.data import layouts
 from quantable.data.layouts import full_title, missing, probe_variant, set_present
-from quantable.names import UserError
 
 
 def by_place(arrays):

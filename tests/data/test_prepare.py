@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from written_sets import parquet_set, write_cifar10
 
+from quantable.base.errors import UserError
+from quantable.base.places import ROOT
 from quantable.data.download import SourceFile, download, unpack
-from quantable.data.layouts import PROJECT_ROOT, set_present
-from quantable.names import UserError
+from quantable.data.layouts import set_present
 
 CONTENT = bytes(range(256)) * 40
 
@@ -147,7 +148,7 @@ def tar_of(folder) -> bytes:
 
 
 def prepare(*words, **environment) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(PROJECT_ROOT / "reproduce" / "prepare.py"), *words]
+    command = [sys.executable, str(ROOT / "reproduce" / "prepare.py"), *words]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env=os.environ | environment
     )

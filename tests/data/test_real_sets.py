@@ -6,11 +6,12 @@ from development_data import shared
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from quantable.data.layouts import PROJECT_ROOT, probe_variant
+from quantable.base.places import ROOT
+from quantable.data.layouts import probe_variant
 
 
 def loader(set_id: str, root, **changes):
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return instantiate(compose(f"data/{set_id}", [f"data.root={root}"]).data.loader, **changes)
 
 

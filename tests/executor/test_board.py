@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hand_records import hand_table, record_of
 
-from quantable.executor.again import again
 from quantable.executor.board import Board, text
+from quantable.executor.requeue import again
 from quantable.executor.status import (
     Status,
     begin_attempt,
@@ -23,8 +23,8 @@ from quantable.executor.status import (
     uncancel,
     write_status,
 )
-from quantable.store import Store
-from quantable.table import Asked, Cell
+from quantable.store.store import Store
+from quantable.tables.cells import Asked, Cell
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_which_jobs_are_queued_again(
 
 def test_the_question_whether_to_go_on_loads_nothing_else() -> None:
     """It is asked between a time limit's signal and the limit."""
-    code = "import quantable.executor.again, sys; print(*sys.modules)"
+    code = "import quantable.executor.requeue, sys; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert not {"pydantic", "hydra", "omegaconf", "yaml", "numpy", "rich"} & set(loaded)
 
@@ -179,7 +179,7 @@ def test_looking_asks_the_cluster_once_and_reads_no_record(
     for cell in waiting:
         write_status(store, cell.signature, Status("queued", job="7_0"))
     asked: list[int] = []
-    monkeypatch.setattr("quantable.store.read_record", unread)
+    monkeypatch.setattr("quantable.store.store.read_record", unread)
     board = Board(store, ask=lambda: asked.append(1) or {"7_0": "Priority"})  # type: ignore[func-returns-value]
     words = [line.word for line in board.lines([*done, *waiting])]
     assert words == ["done"] * 20 + ["queued"] * 20

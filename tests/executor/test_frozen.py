@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from quantable.config import compose_run, flat
+from quantable.base.errors import UserError
+from quantable.config.composition import compose_run
+from quantable.config.signature import flat
 from quantable.executor import frozen
 from quantable.executor.frozen import decided, freeze, frozen_path, keep_source, thaw
-from quantable.names import UserError
-from quantable.store import Store
-from quantable.table import Asked, Cell, load_table
+from quantable.store.store import Store
+from quantable.tables.cells import Asked, Cell
+from quantable.tables.schema import load_table
 
 TABLE = load_table("ad_quickstart")
 
@@ -85,7 +87,10 @@ def test_the_source_is_copied_once_for_each_content(
 def test_a_worker_looks_everything_up_in_the_copy(tmp_path: Path) -> None:
     store = Store(tmp_path)
     place = tmp_path / keep_source(store)
-    code = "import quantable.config as c, quantable.shapes as s; print(c.ROOT, c.CONF, s.PACKAGED)"
+    code = (
+        "import quantable.base.places as p, quantable.networks.shapes as s; "
+        "print(p.ROOT, p.CONF, s.PACKAGED)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(place / "src")},
@@ -96,7 +101,7 @@ def test_a_worker_looks_everything_up_in_the_copy(tmp_path: Path) -> None:
     assert done.stdout.split() == [
         str(place),
         str(place / "conf"),
-        str(place / "src" / "quantable" / "shapes"),
+        str(place / "src" / "quantable" / "networks" / "traced"),
     ], done.stderr
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 from hand_records import record_of
 
+from quantable.base.files import write_json
+from quantable.base.signals import Preempted
 from quantable.executor import forks, pool
 from quantable.executor.board import Work
 from quantable.executor.pool import run_pool
 from quantable.executor.status import cancel, read_status
-from quantable.preempt import Preempted
-from quantable.record import write_json
-from quantable.store import Store
-from quantable.table import Asked, load_table
+from quantable.store.store import Store
+from quantable.tables.cells import Asked
+from quantable.tables.schema import load_table
 
 ROOT = Path(__file__).parents[2]
 TABLE = load_table("ad_quickstart")

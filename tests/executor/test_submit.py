@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from search.test_road import scored, selection  # a table with searches
 
+from quantable.base.errors import UserError
 from quantable.cli import run_main
 from quantable.executor import submit as submitting
 from quantable.executor.actions import cancel_all
 from quantable.executor.board import Board, Work
 from quantable.executor.status import Status, cancelled, read_status, write_status
 from quantable.executor.submit import submit
-from quantable.names import UserError
-from quantable.store import Store
-from quantable.table import Asked, Cell, load_table
+from quantable.store.store import Store
+from quantable.tables.cells import Asked, Cell
+from quantable.tables.schema import load_table
 
 # The nth call of sbatch makes job n; the queue is what a test has written into a file.
 STAND_INS = {

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import checkpoint
+from killed_runs import checkpoint
 
 from quantable.logger.stream import steps
 from quantable.logger.wandb_run import steps_in
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
 from quantable.methods.pact import PACT
-from quantable.models.cifar import resnet8_cifar
-from quantable.quantize import Quantize
-from quantable.store import Store
+from quantable.networks.cifar import resnet8_cifar
+from quantable.quantization.quantize import Quantize
+from quantable.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 CELL = [

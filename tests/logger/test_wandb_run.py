@@ -10,8 +10,10 @@ import pytest
 from hand_records import keep, record_of, reporter
 from stand_in import Server, serving
 
+from quantable.base.errors import UserError
 from quantable.cli import run_main
-from quantable.config import compose_run, portable, signature
+from quantable.config.composition import compose_run
+from quantable.config.signature import portable, signature
 from quantable.logger.wandb_run import (
     CellRun,
     library,
@@ -22,8 +24,7 @@ from quantable.logger.wandb_run import (
     steps_in,
     summary,
 )
-from quantable.names import UserError
-from quantable.record import Record
+from quantable.store.record import Record
 
 ROOT = Path(__file__).parents[2]
 INTO = {"project": "quantable", "entity": None}
@@ -124,7 +125,7 @@ def test_replaying_a_table_takes_its_cells_from_the_store(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["+table=ad_quickstart", "budget=smoke", "rows=float", f"store={tmp_path}"]
-    from quantable.table import load_table
+    from quantable.tables.schema import load_table
 
     about = reporter(tmp_path, load_table("ad_quickstart"), budget="smoke")
     kept = keep(about, "float", 1, (32, [(50.0, 51.0), (60.0, 61.0)]))

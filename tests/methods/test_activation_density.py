@@ -10,18 +10,14 @@ import torch
 from ad_arguments import ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
-from quantable.classifier import Classifier
+from quantable.base.bits import Bits
 from quantable.columns import complexity
 from quantable.cost.hardware import Hardware, load_hardware
-from quantable.layers import Bits, LayerShape, uniform
-from quantable.methods.activation_density import (
-    ActivationDensity,
-    DensityMeter,
-    is_flat,
-    next_bits,
-)
-from quantable.models.cifar import resnet8_cifar
-from quantable.recipe import constant
+from quantable.methods.activation_density import ActivationDensity, DensityMeter, is_flat, next_bits
+from quantable.networks.cifar import resnet8_cifar
+from quantable.networks.layers import LayerShape, uniform
+from quantable.training.classifier import Classifier
+from quantable.training.schedule import constant
 
 HARDWARE = Path(__file__).parents[2] / "conf" / "hardware"
 GREY = (1, 28, 28)

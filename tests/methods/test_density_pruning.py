@@ -11,11 +11,11 @@ import torch
 from ad_arguments import ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
-from quantable.classifier import Classifier
+from quantable.base.errors import UserError
 from quantable.methods.density_pruning import ChannelMeter, DensityPruning, next_channels
-from quantable.models.cifar import resnet8_cifar
-from quantable.names import UserError
-from quantable.recipe import constant
+from quantable.networks.cifar import resnet8_cifar
+from quantable.training.classifier import Classifier
+from quantable.training.schedule import constant
 
 GREY = (1, 28, 28)
 PIXELS = 1000  # of each channel, in the densities that a test chooses

@@ -14,7 +14,7 @@ from quantable.methods.edge import (
     step_and_clip,
     step_and_clip_eager,
 )
-from quantable.ste import rounding
+from quantable.quantization.ste import rounding
 
 PAIRS = [(0.25, 1.75), (0.1, 0.73), (0.3, 0.32), (2.0**-12, 127.0), (0.5, 0.2)]  # step, clip
 
@@ -25,7 +25,7 @@ FUNCTIONS = [step_and_clip, step_and_clip_eager]
 @pytest.fixture(autouse=True, params=[2**17, 16], ids=["whole", "pieces"])
 def piece(request, monkeypatch) -> None:
     """Every test runs once with tensors in one piece and once with them cut."""
-    monkeypatch.setattr("quantable.pieces.PIECE", request.param)
+    monkeypatch.setattr("quantable.base.chunks.PIECE", request.param)
 
 
 def leaf(value: float | list[float]) -> Tensor:

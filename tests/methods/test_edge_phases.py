@@ -11,23 +11,19 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from quantable.build import fit, trainer_of
-from quantable.classifier import Classifier, Keep
-from quantable.config import compose_run
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
+from quantable.config.composition import compose_run
 from quantable.cost.memory import kb_targets, memory_bytes
-from quantable.layers import Bits, LayerShape
-from quantable.methods.edge import (
-    LearnedBits,
-    Sizes,
-    StepAndClip,
-    ramp,
-    size_penalty,
-)
-from quantable.names import UserError
-from quantable.recipe import constant
-from quantable.record import Epoch
+from quantable.methods.edge import LearnedBits, Sizes, StepAndClip, ramp, size_penalty
+from quantable.networks.layers import LayerShape
+from quantable.quantization.ste import rounding
 from quantable.run import _phases
-from quantable.ste import rounding
+from quantable.store.record import Epoch
+from quantable.training.build import fit, trainer_of
+from quantable.training.checkpoint import Keep
+from quantable.training.classifier import Classifier
+from quantable.training.schedule import constant
 
 SIZE = (1, 8, 8)
 

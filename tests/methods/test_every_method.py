@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from quantable.quantizer import Quantizer
-from quantable.ste import ROUNDINGS
+from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.ste import ROUNDINGS
 
 CONF = Path(__file__).parents[2] / "conf"
 CHANNELS = 6
@@ -111,7 +111,7 @@ def test_layout_is_kept(make) -> None:
     assert x.grad.is_contiguous(memory_format=torch.channels_last)
 
 
-ROUNDING = "quantable.ste.rounding"
+ROUNDING = "quantable.quantization.ste.rounding"
 
 
 @pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])

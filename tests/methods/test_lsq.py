@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantable.grid import int_range
+from quantable.base.errors import UserError
 from quantable.methods.lsq import LSQ, lsq, lsq_eager
-from quantable.names import UserError
+from quantable.quantization.grid import int_range
 
 STEP = 0.25  # a power of two: v / s hits bounds and halves exactly
 GRIDS = [(bits, signed) for bits in (1, 2, 3, 8, 16) for signed in (False, True)]
@@ -17,7 +17,7 @@ FUNCTIONS = [lsq, lsq_eager]
 @pytest.fixture(autouse=True, params=[2**17, 16], ids=["whole", "pieces"])
 def piece(request, monkeypatch) -> None:
     """Every test runs once with tensors in one piece and once with them cut."""
-    monkeypatch.setattr("quantable.pieces.PIECE", request.param)
+    monkeypatch.setattr("quantable.base.chunks.PIECE", request.param)
 
 
 def points(q_min: int, q_max: int) -> np.ndarray:

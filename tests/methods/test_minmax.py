@@ -10,7 +10,7 @@ from quantable.methods.minmax import MinMax, minmax
 @pytest.fixture(autouse=True, params=[2**17, 16], ids=["whole", "pieces"])
 def piece(request, monkeypatch) -> None:
     """Every test runs once with tensors in one piece and once with them cut."""
-    monkeypatch.setattr("quantable.pieces.PIECE", request.param)
+    monkeypatch.setattr("quantable.base.chunks.PIECE", request.param)
 
 
 def in_numpy(x: np.ndarray, low: float, high: float, bits: int) -> np.ndarray:

@@ -10,11 +10,12 @@ import pytest
 from hand_records import hand_table, keep, record_of, reporter
 from scipy import stats
 
+from quantable.base.errors import UserError
 from quantable.cli import report_main, run_main
-from quantable.names import UserError
 from quantable.report.compare import FORMATS, Comparison, compare, judge
-from quantable.store import Store
-from quantable.table import Asked, Table
+from quantable.store.store import Store
+from quantable.tables.cells import Asked
+from quantable.tables.schema import Table
 
 OLD, NEW = (91.8, 92.0, 92.5), (93.0, 93.1, 93.4)
 

@@ -9,7 +9,6 @@ from drawings import check_legible, drawn, lightness, words
 from hand_records import claim, hand_table, keep, reporter
 from matplotlib import style
 
-from quantable.record import Record
 from quantable.report.edge_figures import (
     SERIES,
     Spot,
@@ -24,7 +23,9 @@ from quantable.report.edge_figures import (
 from quantable.report.figures import write_figures
 from quantable.report.model import Reporter
 from quantable.report.page import STYLE
-from quantable.table import Asked, load_table
+from quantable.store.record import Record
+from quantable.tables.cells import Asked
+from quantable.tables.schema import load_table
 
 SEARCH = ["quantizer=edge", "bits.ends=null", "bits.inner=[5,5]"]
 UNIFORM = ["quantizer=minmax", "bits.ends=null", "bits.inner=[3,3]"]

@@ -23,9 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from quantable.base.places import ROOT
 from quantable.cli import report_main, run_main
-from quantable.config import ROOT
-from quantable.record import Record
 from quantable.report.figures import (
     Point,
     bits_figure,
@@ -38,9 +37,11 @@ from quantable.report.figures import (
 from quantable.report.marks import MARKS, method_of_run
 from quantable.report.model import Reporter
 from quantable.report.page import STYLE
-from quantable.store import Store
-from quantable.table import Asked, load_table
-from quantable.verdict import Measured
+from quantable.report.verdict import Measured
+from quantable.store.record import Record
+from quantable.store.store import Store
+from quantable.tables.cells import Asked
+from quantable.tables.schema import load_table
 
 EPOCHS: Epochs = [(90.0, 91.0)] * 4
 

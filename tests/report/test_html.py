@@ -12,14 +12,15 @@ from urllib.parse import unquote
 import pytest
 from hand_records import LAYERS, claim, hand_table, keep, record_of, reporter
 
-from quantable.config import ROOT
+from quantable.base.places import ROOT
 from quantable.report import svg
 from quantable.report.html import MOST_EPOCHS, write_html
 from quantable.report.index import coverage, listed, paper
 from quantable.report.marks import MARKS
 from quantable.report.model import Reporter
-from quantable.store import Store
-from quantable.table import Asked, load_table
+from quantable.store.store import Store
+from quantable.tables.cells import Asked
+from quantable.tables.schema import load_table
 
 FLOAT = [(91.0, 92.0)] * 5
 HOSTILE = (

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from quantable.config import ROOT
+from quantable.base.places import ROOT
 from quantable.words import FACES
 
 LOCAL = [face for face in FACES if face != "wandb"]

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from quantable.record import Item, Record, Scores
 from quantable.report.figures import write_figures
 from quantable.report.marks import MARKS, METRICS, SEARCH_MARKS, metric_of_search
 from quantable.report.model import Reporter
@@ -30,7 +29,8 @@ from quantable.report.selection import (
     selection_figure,
     selection_of,
 )
-from quantable.verdict import Measured
+from quantable.report.verdict import Measured
+from quantable.store.record import Item, Record, Scores
 
 INNER = LAYERS[1:-1]
 SEARCHES = {"eagl": "EAGL", "random": "random order"}

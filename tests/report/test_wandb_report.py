@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hand_records import LAYERS, keep, reporter
 
-from quantable.names import UserError
+from quantable.base.errors import UserError
 from quantable.report.model import Reporter
 from quantable.report.wandb_report import build, records
 

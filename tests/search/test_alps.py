@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from quantable.build import Built, build
-from quantable.config import compose_run
+from quantable.base.bits import Bits
+from quantable.config.composition import compose_run
 from quantable.data.images import first_images
-from quantable.layers import Bits
 from quantable.search.alps import Alps
 from quantable.search.run import Start, items_of
-from quantable.store import Store
+from quantable.store.store import Store
+from quantable.training.build import Built, build
 
 WORDS = [
     *("model=resnet8_cifar", "data=fashion_mnist_mini", "quantizer=lsq", "search=alps"),

@@ -6,9 +6,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from quantable.grid import int_range
+from quantable.base.errors import UserError
 from quantable.methods.lsq import LSQ, MIN_STEP, lsq
-from quantable.names import UserError
+from quantable.quantization.grid import int_range
 from quantable.search.eagl import entropy, first_step, histogram, item_entropy, levels, mse_step
 
 N = 1_000_000
@@ -17,7 +17,7 @@ N = 1_000_000
 @pytest.fixture(autouse=True, params=[2**19, 64], ids=["whole", "pieces"])
 def piece(request, monkeypatch) -> None:
     """Every test runs once with tensors in one piece and once with them cut."""
-    monkeypatch.setattr("quantable.pieces.PIECE", request.param)
+    monkeypatch.setattr("quantable.base.chunks.PIECE", request.param)
 
 
 def weights() -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quantable.base.errors import UserError
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
-from quantable.names import UserError
-from quantable.quantize import Quantize
+from quantable.quantization.quantize import Quantize
 from quantable.search.hessian import Trace, bypassed, hawq_loss, hessian_traces, perturbation
 
 INPUT_SIZE = (2, 6, 6)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from quantable.names import UserError
+from quantable.base.errors import UserError
 from quantable.search.order import Order, ordered
 
 ITEMS = [("conv1",), ("layer1.conv1", "layer1.down"), ("layer1.conv2",), ("fc",)]

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from hand_records import hand_table, record_of
 
+from quantable.base.errors import UserError
 from quantable.cli import parse, run
-from quantable.names import UserError
-from quantable.record import Item, Record, Scores
-from quantable.store import Store
-from quantable.table import Asked, Cell, Table, load_table
+from quantable.store.record import Item, Record, Scores
+from quantable.store.store import Store
+from quantable.tables.cells import Asked, Cell
+from quantable.tables.schema import Table, load_table
 
 INNER = [f"layer{i}.0.conv{j}" for i in (1, 2, 3) for j in (1, 2)]
 SHORTCUTS = [f"layer{i}.0.shortcut.conv" for i in (1, 2, 3)]

@@ -16,8 +16,8 @@ from cluster import Cluster, cluster, missing
 from programs import MAY_LACK
 
 from quantable.executor.status import SETTLED, Status, read_status
-from quantable.record import Record
-from quantable.store import Store
+from quantable.store.record import Record
+from quantable.store.store import Store
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from quantable.base.bits import Bits
 from quantable.cost.lookup import with_bits
-from quantable.layers import Bits, LayerShape
+from quantable.networks.layers import LayerShape
 
 
 def bops(layers: Sequence[LayerShape], bits: Mapping[str, Bits]) -> float:

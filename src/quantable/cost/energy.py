@@ -10,8 +10,9 @@ output channels, N and M the sides of the input and output map, p the side of th
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from quantable.base.bits import Bits
 from quantable.cost.lookup import with_bits
-from quantable.layers import Bits, LayerShape
+from quantable.networks.layers import LayerShape
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from quantable.config import CONF
+from quantable.base.errors import UserError, unknown
+from quantable.base.places import CONF
 from quantable.cost.energy import OpEnergy
 from quantable.cost.pim import PimEnergy, Rounding
-from quantable.names import UserError, unknown
 
 CONFIDENCE = ("published", "proved", "derived", "recollected: high", "recollected: medium")
 

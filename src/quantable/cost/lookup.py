@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from quantable.layers import Bits, LayerShape
-from quantable.names import unknown
+from quantable.base.bits import Bits
+from quantable.base.errors import unknown
+from quantable.networks.layers import LayerShape
 
 
 def counted(layers: Sequence[LayerShape], *, count_linear: bool) -> list[LayerShape]:
@@ -24,7 +25,7 @@ def with_bits(
     >>> conv = LayerShape("conv1", macs=1000, weights=90, inputs=100)
     >>> list(with_bits([conv], {"conv_1": Bits(4, 4)}))
     Traceback (most recent call last):
-    quantable.names.UserError: bits: unknown layer 'conv1'. Nearest: conv_1 (1 in all).
+    quantable.base.errors.UserError: bits: unknown layer 'conv1'. Nearest: conv_1 (1 in all).
     """
     for layer in layers:
         if layer.name not in bits:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError, unknown
 from quantable.cost.lookup import counted, with_bits
-from quantable.layers import Bits, LayerShape
-from quantable.names import UserError, unknown
+from quantable.networks.layers import LayerShape
 
 WeightedBy = Literal["layers", "weights", "inputs", "macs"]
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from quantable.base.bits import Bits
+from quantable.base.errors import unknown
 from quantable.cost.lookup import counted, with_bits
-from quantable.layers import Bits, LayerShape
-from quantable.names import unknown
+from quantable.networks.layers import LayerShape
 
 Unit = Literal["MB", "MiB", "kB", "KiB"]
 

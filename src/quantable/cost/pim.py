@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError, unknown
 from quantable.cost.lookup import with_bits
-from quantable.layers import Bits, LayerShape
-from quantable.names import UserError, unknown
+from quantable.networks.layers import LayerShape
 
 Rounding = Literal["up", "nearest", "down"]
 

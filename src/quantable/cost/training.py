@@ -8,7 +8,7 @@ Vasquez et al., DATE 2021, arXiv:2101.04354: phase i trains a network whose MACs
 
 from collections.abc import Sequence
 
-from quantable.names import UserError
+from quantable.base.errors import UserError
 
 
 def training_complexity(phases: Sequence[tuple[int, float]], baseline_epochs: int) -> float:

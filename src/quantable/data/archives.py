@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from quantable.base.errors import UserError
 from quantable.data.rows import Array, Pixels
-from quantable.names import UserError
 
 
 class ByteArray:

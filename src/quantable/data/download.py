@@ -15,7 +15,7 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from quantable.names import UserError
+from quantable.base.errors import UserError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without an answer

@@ -7,8 +7,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from quantable.base.errors import UserError, unknown
 from quantable.data.rows import Encoded
-from quantable.names import UserError, unknown
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 SPLIT_FOLDERS = ("train", "test", "val", "valid", "validation")

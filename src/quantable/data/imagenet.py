@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from quantable.base.errors import UserError, unknown
+from quantable.base.signals import leave_group
 from quantable.data.augment import keyed_generator
 from quantable.data.images import WHOLE, Batch, Device, Share, check_batch_size
 from quantable.data.rows import open_image
 from quantable.data.sets import SetFacts, choose, limit, rows_of_test
 from quantable.data.streams import Rows, open_rows
-from quantable.names import UserError, unknown
-from quantable.preempt import leave_group
 
 Key = tuple[int, int]  # row, and the seed of its augmentation
 

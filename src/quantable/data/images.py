@@ -7,9 +7,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from quantable.base.errors import UserError
 from quantable.data.augment import crop_flip, keyed_generator
 from quantable.data.sets import Arrays, SetFacts, read_once
-from quantable.names import UserError
 
 Batch = tuple[Tensor, Tensor]
 Device: TypeAlias = torch.device | str

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from quantable.base.errors import UserError
+from quantable.base.places import ROOT
 from quantable.data.archives import CifarPickles, Idx
 from quantable.data.folders import ClassFolders, TinyFolders, subfolders
 from quantable.data.parquet import Parquet
 from quantable.data.rows import Encoded, Pixels
-from quantable.names import UserError
 
-PROJECT_ROOT = Path(__file__).resolve().parents[3]
 JPEG_MAGIC = b"\xff\xd8"
 
 
@@ -35,10 +35,10 @@ LAYOUTS = (CifarPickles, Idx, TinyFolders, Parquet, ClassFolders)
 def resolve_root(root: str | Path) -> Path:
     """The folder meant by ``root``: a relative path counts from the project root.
 
-    >>> resolve_root("data/cifar10").relative_to(PROJECT_ROOT).as_posix()
+    >>> resolve_root("data/cifar10").relative_to(ROOT).as_posix()
     'data/cifar10'
     """
-    return (PROJECT_ROOT / Path(root).expanduser()).resolve()
+    return (ROOT / Path(root).expanduser()).resolve()
 
 
 def find_layout(root: str | Path) -> Layout | None:

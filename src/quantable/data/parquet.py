@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from quantable.base.errors import UserError
 from quantable.data.rows import Encoded
-from quantable.names import UserError
 
 if TYPE_CHECKING:  # pyarrow takes a tenth of a second to import: only where a file is read
     import pyarrow as pa

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from quantable.names import UserError
+from quantable.base.errors import UserError
 
 Array: TypeAlias = np.ndarray
 

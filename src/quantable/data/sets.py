@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from quantable.base.errors import UserError, unknown
 from quantable.data.layouts import Layout, find_layout, full_title, missing, variant_of
 from quantable.data.rows import Array, Encoded, Pixels
-from quantable.names import UserError, unknown
 
 SPLITS = ("train", "val", "test")
 

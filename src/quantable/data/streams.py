@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantable.base.errors import UserError
 from quantable.data.folders import ClassFolders
 from quantable.data.layouts import Layout
 from quantable.data.parquet import Parquet, columns_of, image_bytes, label_values, open_parquet
-from quantable.names import UserError
 
 WINDOW = 16  # parquet row groups that are shuffled together; as many are held by each worker
 

@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from quantable.base.errors import UserError
 from quantable.executor.board import MOVING, Board, Line, Work, moving, text
 from quantable.executor.inline import Failures
 from quantable.executor.slurm import cancel_jobs
 from quantable.executor.status import cancel
 from quantable.executor.submit import submit
-from quantable.names import UserError
-from quantable.record import cell_name
-from quantable.store import Store, wait
-from quantable.table import Cell
+from quantable.store.record import cell_name
+from quantable.store.store import Store, wait
+from quantable.tables.cells import Cell
 
 LOOK_SECONDS = 5.0  # between two looks at the cells
 HANDED_AT_MOST = 3  # times that one command submits a cell whose jobs go without a word

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
+from quantable.base.errors import UserError
+from quantable.base.signals import Preempted, heed
 from quantable.executor.status import (
     ERROR_LINES,
     Status,
@@ -16,11 +18,9 @@ from quantable.executor.status import (
     read_status,
     write_status,
 )
-from quantable.names import UserError
-from quantable.preempt import Preempted, heed
-from quantable.record import Record, cell_name
-from quantable.store import Store
-from quantable.table import Cell
+from quantable.store.record import Record, cell_name
+from quantable.store.store import Store
+from quantable.tables.cells import Cell
 
 Tell = Callable[[int, int, int, int], None]
 EVERY_SECONDS = 2.0  # between two writes of the status

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from quantable.data.layouts import probe_variant
 from quantable.executor.slurm import Queue, queue
 from quantable.executor.status import Status, cancelled, read_status
-from quantable.record import cell_name
-from quantable.store import Store
-from quantable.table import Asked, Cell, Table
+from quantable.store.record import cell_name
+from quantable.store.store import Store
+from quantable.tables.cells import Asked, Cell
+from quantable.tables.schema import Table
 
 MOVING = ("running", "queued")  # somebody has these in hand
 WORDS = ("done", "running", "queued", "waiting", "failed", "cancelled", "stopped", "missing")

@@ -17,16 +17,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from quantable.bits_file import write_bits
-from quantable.checkout import checkout
-from quantable.config import CONF, ROOT
+from quantable.allocation.choice import choose
+from quantable.base.errors import UserError
+from quantable.base.places import CONF, ROOT
+from quantable.config.widths import with_layers
 from quantable.cost.hardware import hardware_of
-from quantable.names import UserError
-from quantable.record import cell_name
-from quantable.search.choose import choose
-from quantable.shapes import PACKAGED, read_shapes, shape_key
-from quantable.store import Store
-from quantable.table import Cell, with_layers
+from quantable.networks.shapes import PACKAGED, read_shapes, shape_key
+from quantable.store.bits_file import write_bits
+from quantable.store.provenance import checkout
+from quantable.store.record import cell_name
+from quantable.store.store import Store
+from quantable.tables.cells import Cell
 
 PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -5,15 +5,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from quantable.bits_file import write_bits
+from quantable.base.errors import UserError
+from quantable.base.signals import heed, listen
 from quantable.executor.attempt import attempt, note_done
 from quantable.executor.board import Board, Work
-from quantable.names import UserError
-from quantable.preempt import heed, listen
-from quantable.progress import Progress
-from quantable.record import cell_name
-from quantable.store import Store, wait
-from quantable.table import Cell
+from quantable.executor.progress import Progress
+from quantable.store.bits_file import write_bits
+from quantable.store.record import cell_name
+from quantable.store.store import Store, wait
+from quantable.tables.cells import Cell
 
 Failures = dict[str, str]  # message by signature
 

@@ -11,19 +11,19 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quantable.bits_file import write_bits
+from quantable.base.signals import heed
 from quantable.executor.attempt import note_done
 from quantable.executor.board import Board, Work
 from quantable.executor.forks import Fork, Forks
 from quantable.executor.frozen import freeze, keep_source
 from quantable.executor.inline import Failures, failed_need, listening
+from quantable.executor.progress import Progress
 from quantable.executor.status import cancelled, note_death, queued, read_status, write_status
 from quantable.executor.work import AGAIN, THREAD_VARIABLES
-from quantable.preempt import heed
-from quantable.progress import Progress
-from quantable.record import cell_name
-from quantable.store import Store
-from quantable.table import Cell
+from quantable.store.bits_file import write_bits
+from quantable.store.record import cell_name
+from quantable.store.store import Store
+from quantable.tables.cells import Cell
 
 LOOK_SECONDS = 0.2  # between two looks at the workers
 SCAN_SECONDS = 2.0  # between two looks at all that is left

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantable.base.errors import UserError
 from quantable.executor.frozen import frozen_path
 from quantable.executor.work import THREAD_VARIABLES, work
-from quantable.names import UserError
-from quantable.store import Store
+from quantable.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _parameters(
     place = shlex.quote(str((store.folder / source / "src").resolve()))
     threads = [f"export {name}={options['cpus']}" for name in THREAD_VARIABLES]
     folder = shlex.quote(str(store.folder.resolve()))
-    again = f"{_python(options)} -m quantable.executor.again {folder}"
+    again = f"{_python(options)} -m quantable.executor.requeue {folder}"
     wanted = {
         "job_name": "quantable",
         "partition": options["partition"],

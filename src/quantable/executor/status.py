@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from quantable.table import Cell
+    from quantable.tables.cells import Cell
 
 Word = Literal["queued", "running", "done", "failed", "preempted", "cancelled"]
 SETTLED = ("done", "failed", "cancelled")

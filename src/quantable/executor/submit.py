@@ -6,9 +6,9 @@ from quantable.executor import slurm
 from quantable.executor.board import MOVING, Board, Line
 from quantable.executor.frozen import freeze, keep_source
 from quantable.executor.status import Status, queued, read_status, uncancel, write_status
-from quantable.record import cell_name
-from quantable.store import Store, wait
-from quantable.table import Cell
+from quantable.store.record import cell_name
+from quantable.store.store import Store, wait
+from quantable.tables.cells import Cell
 
 
 def submit(cells: Sequence[Cell], store: Store, *, again: bool) -> int:

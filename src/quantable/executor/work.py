@@ -12,14 +12,14 @@ import traceback
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from quantable.bits_file import write_bits
+from quantable.base.errors import UserError
+from quantable.base.signals import Preempted, heed, listen
 from quantable.executor.attempt import Tell, attempt, note_done
 from quantable.executor.frozen import Frozen, decided, thaw
 from quantable.executor.status import cancelled, fail, log_path, read_status
-from quantable.names import UserError
-from quantable.preempt import Preempted, heed, listen
-from quantable.record import cell_name
-from quantable.store import Store
+from quantable.store.bits_file import write_bits
+from quantable.store.record import cell_name
+from quantable.store.store import Store
 
 AGAIN = 75  # EX_TEMPFAIL
 POLL_SECONDS = 2.0

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 import pytorch_lightning as pl
 import torch
 
-from quantable.classifier import Classifier
-from quantable.grid import intervals
-from quantable.layers import FLOAT_BITS, Bits, LayerShape, uniform
+from quantable.base.bits import FLOAT_BITS, Bits
 from quantable.logger.wandb_run import CellRun
-from quantable.quantize import Quantize
-from quantable.quantizer import Quantizer
-from quantable.record import Epoch
+from quantable.networks.layers import LayerShape, uniform
+from quantable.quantization.grid import intervals
+from quantable.quantization.quantize import Quantize
+from quantable.quantization.quantizer import Quantizer
+from quantable.store.record import Epoch
+from quantable.training.classifier import Classifier
 
 
 class Stream(pl.Callback):

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from quantable.layers import Bits
-from quantable.names import UserError
-from quantable.record import Epoch, Record
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
+from quantable.store.record import Epoch, Record
 
 SPLITS = ("train", "val", "test")
 ONLINE = ("online", "shared", "run")  # W&B's modes that have a server

@@ -15,11 +15,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from quantable.layers import Bits
-from quantable.pieces import pieces
-from quantable.quantize import Factory, Quantize
-from quantable.ranks import rank, total
-from quantable.trace import activations_behind
+from quantable.base.bits import Bits
+from quantable.base.chunks import pieces
+from quantable.base.devices import rank, total
+from quantable.networks.trace import activations_behind
+from quantable.quantization.quantize import Factory, Quantize
 
 
 def next_bits(bits: int, density: float, *, min_bits: int) -> int:

@@ -14,11 +14,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from quantable.channels import Group, channel_groups, cut, raw_weight
-from quantable.layers import LayerShape
+from quantable.base.errors import UserError, unknown
 from quantable.methods.activation_density import ActivationDensity, DensityMeter
-from quantable.names import UserError, unknown
-from quantable.trace import layer_shapes
+from quantable.networks.layers import LayerShape
+from quantable.networks.trace import layer_shapes
+from quantable.quantization.channels import Group, channel_groups, cut, raw_weight
 
 KEEP_BY = ("density", "magnitude")
 

@@ -13,9 +13,9 @@ Zhou et al., 2016, arXiv:1606.06160. Symbols: bit-width :math:`k`, weight :math:
 import torch
 from torch import Tensor
 
-from quantable.grid import intervals
-from quantable.quantizer import Quantizer
-from quantable.ste import Rounding, round_ste, sign, straight_through
+from quantable.quantization.grid import intervals
+from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.ste import Rounding, round_ste, sign, straight_through
 
 
 def quantize_unit(r: Tensor, bits: int, rounding: Rounding = round_ste) -> Tensor:

@@ -23,15 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from quantable.base.bits import FLOAT_BITS, Bits
+from quantable.base.chunks import pieces
+from quantable.base.devices import gathered
+from quantable.base.errors import UserError
 from quantable.cost.memory import kb_targets, memory_bytes
-from quantable.layers import FLOAT_BITS, Bits, LayerShape
-from quantable.names import UserError
-from quantable.pieces import pieces
-from quantable.quantize import Factory, Quantize
-from quantable.quantizer import Quantizer
-from quantable.ranks import gathered
-from quantable.ste import Rounding, round_ste, rounding_gradient, straight_through
-from quantable.trace import layer_shapes
+from quantable.networks.layers import LayerShape
+from quantable.networks.trace import layer_shapes
+from quantable.quantization.quantize import Factory, Quantize
+from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.ste import Rounding, round_ste, rounding_gradient, straight_through
 
 MARGIN = 1e-5  # between step and clip, and of both to the ends of their ranges
 MIN_STEP, MIN_CLIP, MAX_CLIP = 2.0**-12, 2.0**-8, 127.0

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantable.grid import BINARY, int_range
-from quantable.pieces import pieces
-from quantable.quantizer import Quantizer
-from quantable.ranks import mean
-from quantable.ste import Rounding, round_ste, sign, sign_ste, straight_through
+from quantable.base.chunks import pieces
+from quantable.base.devices import mean
+from quantable.quantization.grid import BINARY, int_range
+from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.ste import Rounding, round_ste, sign, sign_ste, straight_through
 
 MIN_STEP = 1e-8
 """The step is not used below this: an all-zero first batch or the optimizer cannot make it 0."""

@@ -10,12 +10,12 @@ Vasquez et al., DATE 2021, arXiv:2101.04354, Eq. 2. Symbols: value :math:`x`, ra
 import torch
 from torch import Tensor
 
-from quantable.grid import intervals
-from quantable.layers import MAX_BITS
-from quantable.pieces import pieces
-from quantable.quantizer import Quantizer
-from quantable.ranks import greatest, least
-from quantable.ste import Rounding, gradient_side, round_ste, straight_through
+from quantable.base.bits import MAX_BITS
+from quantable.base.chunks import pieces
+from quantable.base.devices import greatest, least
+from quantable.quantization.grid import intervals
+from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.ste import Rounding, gradient_side, round_ste, straight_through
 
 MOMENTUM = 0.1  # weight of a new batch in the running range; the paper gives none
 

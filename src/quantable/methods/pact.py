@@ -12,9 +12,9 @@ Choi et al., 2018, arXiv:1805.06085. Symbols: activation :math:`x`, clipping lev
 import torch
 from torch import Tensor, nn
 
-from quantable.grid import intervals
-from quantable.quantizer import Quantizer
-from quantable.ste import Rounding, gradient_side, round_ste, straight_through
+from quantable.quantization.grid import intervals
+from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.ste import Rounding, gradient_side, round_ste, straight_through
 
 MIN_CLIP = 1e-8
 """The clipping level is not used below this: its weight decay cannot make it 0 or negative."""

@@ -18,22 +18,16 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from quantable.base.errors import UserError
+from quantable.base.places import ROOT
 from quantable.columns import COLUMNS
-from quantable.config import ROOT
-from quantable.names import UserError
-from quantable.record import Record
 from quantable.report.escape import cell_text, each_string, markdown_text
 from quantable.report.model import MeasuredOut, Reporter
-from quantable.report.render import (
-    console,
-    heading,
-    markdown_table,
-    measured_text,
-    number,
-    ruled,
-)
-from quantable.store import Store
-from quantable.table import BUDGETS, Asked, Cell, Table
+from quantable.report.render import console, heading, markdown_table, measured_text, number, ruled
+from quantable.store.record import Record
+from quantable.store.store import Store
+from quantable.tables.cells import Asked, Cell
+from quantable.tables.schema import BUDGETS, Table
 
 EVIDENCE = "reproduce/evidence"
 LEVEL = 0.05  # a smaller p is called a difference

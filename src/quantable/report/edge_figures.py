@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from quantable.columns import targets_kb
-from quantable.layers import LayerShape
-from quantable.record import Epoch, Record
+from quantable.networks.layers import LayerShape
 from quantable.report.marks import Mark
 from quantable.report.model import Reporter
 from quantable.report.page import caption, page, protocol, whole
 from quantable.report.render import heading
+from quantable.store.record import Epoch, Record
 
 # Series by the beginning of their rows' names, the longer first. Colours of Okabe and Ito.
 SERIES: dict[str, tuple[str, Mark]] = {

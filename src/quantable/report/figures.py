@@ -26,7 +26,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from quantable.columns import Facts
-from quantable.record import Phase, Record
 from quantable.report.edge_figures import memory_figure, sizes_figure
 from quantable.report.labels import place_labels
 from quantable.report.marks import MARKS, method_of_run
@@ -34,7 +33,8 @@ from quantable.report.model import Reporter
 from quantable.report.page import SHADES, SMALL, STYLE, caption, page, protocol, settle, whole
 from quantable.report.render import heading
 from quantable.report.selection import chosen_bits_figure, scores_figure, selection_figure
-from quantable.verdict import Measured
+from quantable.report.verdict import Measured
+from quantable.store.record import Phase, Record
 
 FILES: dict[str, dict[str, Any]] = {  # what would change from day to day is left out
     "svg": {"metadata": {"Date": None, "Creator": None}},

@@ -17,24 +17,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from quantable.bits_file import network_name
 from quantable.columns import COLUMNS
-from quantable.config import portable
-from quantable.record import Epoch, Phase, Record
+from quantable.config.signature import portable
 from quantable.report import svg
 from quantable.report.escape import shown, visible
 from quantable.report.index import Listed, Paper, listed, paper
 from quantable.report.marks import MARKS, SEARCH_MARKS, Mark, method_of_config, metric_of_config
-from quantable.report.model import (
-    ClaimLine,
-    Entry,
-    MeasuredOut,
-    PublishedOut,
-    Report,
-    Reporter,
-)
+from quantable.report.model import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Reporter
 from quantable.report.render import heading, number, origin, reasons
-from quantable.table import Cell, Tolerance
+from quantable.store.bits_file import network_name
+from quantable.store.record import Epoch, Phase, Record
+from quantable.tables.cells import Cell
+from quantable.tables.schema import Tolerance
 
 SIGNS = {  # the word always stands beside the sign
     "match": ("✓", "good"),

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from quantable.bits_file import network_name
-from quantable.config import ROOT
+from quantable.base.places import ROOT
 from quantable.report.model import Report, Reporter
 from quantable.report.render import markdown_table
-from quantable.table import Cell
+from quantable.store.bits_file import network_name
+from quantable.tables.cells import Cell
 
 BIBLIOGRAPHY = ROOT / "docs" / "papers.bib"
 NAMES = {  # of a class, where its letters are not the paper's

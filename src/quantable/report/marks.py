@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantable.record import Record
+from quantable.store.record import Record
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
+from quantable.allocation.program import Comparison, Program, compare, read_program
+from quantable.base.bits import Bits
 from quantable.columns import COLUMNS, Facts
-from quantable.config import planned_bits
+from quantable.config.widths import planned_bits
 from quantable.cost.hardware import hardware_of
-from quantable.layers import Bits, LayerShape, in_order, uniform
-from quantable.record import Phase, Record
-from quantable.search.program import Comparison, Program, compare, read_program
-from quantable.store import Store
-from quantable.table import BUDGETS, Asked, Bound, Cell, Claim, Published, Table
-from quantable.verdict import COMPUTED, Measured, at_most, holds, judge, paired_t
+from quantable.networks.layers import LayerShape, in_order, uniform
+from quantable.report.verdict import COMPUTED, Measured, at_most, holds, judge, paired_t
+from quantable.store.record import Phase, Record
+from quantable.store.store import Store
+from quantable.tables.cells import Asked, Cell
+from quantable.tables.schema import BUDGETS, Bound, Claim, Published, Table
 
 
 class _Out(BaseModel):

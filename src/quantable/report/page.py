@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from quantable.record import Record
+from quantable.store.record import Record
 
 STYLE: dict[str, Any] = {  # on matplotlib's defaults, so that no matplotlibrc changes a byte
     "font.size": 9,

@@ -13,7 +13,7 @@ from rich.table import Table as Grid
 from quantable.columns import COLUMNS
 from quantable.report.escape import cell_text, markdown_text, shown, visible
 from quantable.report.model import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
-from quantable.verdict import COMPUTED
+from quantable.report.verdict import COMPUTED
 
 COLOURS = {  # the first word that occurs decides, so that the worst verdict of a row shows
     "does not hold": "red",

@@ -17,14 +17,14 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 
 from quantable.columns import COLUMNS
-from quantable.record import Record, Scores
 from quantable.report.labels import LEADER, place_labels
 from quantable.report.marks import MARKS, SEARCH_MARKS, Mark, method_of_run, metric_of_search
 from quantable.report.model import Reporter
 from quantable.report.page import SHADES, SMALL, caption, page, protocol, settle
 from quantable.report.render import heading
-from quantable.table import Chosen, Table
-from quantable.verdict import Measured
+from quantable.report.verdict import Measured
+from quantable.store.record import Record, Scores
+from quantable.tables.schema import Chosen, Table
 
 BASELINE = "random"  # the metric that others are compared with
 Budget = tuple[tuple[str, float], ...]  # shares by cost

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from quantable.base.errors import UserError
 from quantable.columns import COLUMNS
-from quantable.names import UserError
-from quantable.record import Record
 from quantable.report.model import Report, Reporter
 from quantable.report.render import heading, markdown
+from quantable.store.record import Record
 
 TITLE = 128  # characters that W&B allows
 

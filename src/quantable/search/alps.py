@@ -21,15 +21,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from quantable.build import build, fit, loading_of, part_of, trainer_of, weight_decay
-from quantable.classifier import Classifier, evaluate
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
+from quantable.base.files import write_json
+from quantable.base.signals import ignore
 from quantable.data.images import first_images
-from quantable.layers import Bits
-from quantable.names import UserError
-from quantable.preempt import ignore
-from quantable.record import write_json
 from quantable.search.run import Found, Start, items_of
-from quantable.store import Store
+from quantable.store.store import Store
+from quantable.training.build import build, fit, loading_of, part_of, trainer_of, weight_decay
+from quantable.training.classifier import Classifier
+from quantable.training.evaluation import evaluate
 
 Item = tuple[str, ...]
 REFERENCE: Item = ()  # nothing goes down

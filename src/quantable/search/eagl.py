@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantable.grid import BINARY, int_range
+from quantable.base.chunks import pieces
+from quantable.base.errors import UserError
 from quantable.methods.lsq import LSQ, MIN_STEP
-from quantable.names import UserError
-from quantable.pieces import pieces
-from quantable.quantizer import Quantizer
+from quantable.quantization.grid import BINARY, int_range
+from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.ste import sign
 from quantable.search.run import Found, Start
-from quantable.ste import sign
 
 CANDIDATE_RATIO = 1.01
 """Ratio of neighbouring steps that ``mse_step`` compares."""

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from quantable.base.errors import UserError
 from quantable.data.images import first_images
-from quantable.names import UserError
-from quantable.quantizer import Quantizer
+from quantable.quantization.quantizer import Quantizer
 from quantable.search.run import Found, Start
 
 Batch = TypeVar("Batch")

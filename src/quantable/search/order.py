@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quantable.names import unknown
+from quantable.base.errors import unknown
 from quantable.search.run import Found, Start
 
 Item = tuple[str, ...]

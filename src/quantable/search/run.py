@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from quantable.build import Built, part_of
-from quantable.layers import Bits
-from quantable.names import UserError, unknown
-from quantable.preempt import heed
-from quantable.quantize import Quantize
-from quantable.quantizer import Quantizer
-from quantable.record import Item, Scores
-from quantable.search.choose import word_of
-from quantable.trace import linked_layers
+from quantable.allocation.choice import word_of
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError, unknown
+from quantable.base.signals import heed
+from quantable.networks.trace import linked_layers
+from quantable.quantization.quantize import Quantize
+from quantable.quantization.quantizer import Quantizer
+from quantable.store.record import Item, Scores
+from quantable.training.build import Built, part_of
 
 Tell = Callable[[int, int, int, int], None]
 

@@ -1,0 +1,1 @@
+"""Who gets the bits: the knapsack, published programs, choices of a search."""

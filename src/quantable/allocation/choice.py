@@ -1,0 +1,181 @@
+"""From a finished search to bit-widths: its scores, budgets and layer shapes to a bits file.
+
+Budgets are shares of what the searched layers cost before the search; layers outside it (the first,
+the last, exceptions by name) keep their bits and are counted on neither side.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from quantable.allocation.knapsack import Budget, allocate
+from quantable.base.bits import Bits, bit_map
+from quantable.base.errors import UserError, unknown
+from quantable.cost.bops import bops
+from quantable.cost.energy import energy_pj
+from quantable.cost.hardware import Hardware
+from quantable.cost.memory import weight_bytes
+from quantable.cost.pim import pim_energy_pj
+from quantable.networks.layers import LayerShape
+from quantable.store.bits_file import BitsFile, Choice, Spent, network_name
+from quantable.store.record import Record, Scores
+
+Shapes = Sequence[LayerShape]
+Widths = Mapping[str, Bits]
+
+
+def compute(layers: Shapes, bits: Widths) -> float:
+    """MACs times bits, the wider of a layer's two operands: compute at a rate of 1 / bits."""
+    return sum(layer.macs * max(bits[layer.name].weight, bits[layer.name].act) for layer in layers)
+
+
+COSTS: Mapping[str, tuple[str, Callable[[Shapes, Widths, Hardware], float]]] = {
+    "linear": ("MAC x bit", lambda layers, bits, hw: compute(layers, bits)),
+    "bops": ("bit operation", lambda layers, bits, hw: bops(layers, bits)),
+    "weights": (
+        "byte",
+        lambda layers, bits, hw: weight_bytes(layers, bits, ends_bits=None, count_linear=True),
+    ),
+    "energy": ("pJ", lambda layers, bits, hw: sum(energy_pj(layers, bits, hw.energy).values())),
+    "pim": (
+        "pJ",
+        lambda layers, bits, hw: pim_energy_pj(layers, bits, hw.pim, rounding=hw.pim_rounding),
+    ),
+}
+
+
+def choose(
+    record: Record,
+    shapes: Shapes,
+    budgets: Mapping[str, float],
+    hardware: Hardware,
+    config: Mapping[str, Any],
+) -> BitsFile:
+    """Choose bits for every item of the search ``record`` within ``budgets`` (shares by cost).
+
+    ``config`` is of the run that will have them: its other layers get the bits it says.
+    Raises UserError where nothing meets the budgets, with what is feasible.
+    """
+    scores, start = record.scores, record.config["start"]
+    if scores is None:
+        raise UserError(f"record {record.name}: row '{record.row}' is no search")
+    by_name = {shape.name: shape for shape in shapes}
+    for item in scores.items:
+        for name in item.layers:
+            if name not in by_name:
+                raise unknown("layer", name, by_name, f"record {record.name}: scores")
+    options = [pair_of(key) for key in scores.items[0].loss]
+    high = options[0]
+    searched = [by_name[name] for item in scores.items for name in item.layers]
+    limits = {
+        name: _limit(share, COSTS[name][1](searched, _all(searched, high), hardware))
+        for name, share in budgets.items()
+    }
+    costs = {
+        name: {
+            layer.name: {
+                bits: COSTS[name][1]([layer], {layer.name: bits}, hardware) for bits in options
+            }
+            for layer in searched
+        }
+        for name in budgets
+    }
+    if scores.greedy:
+        bits, objective, bound, solver = _go_down(scores, costs, limits)
+    else:
+        bits, objective, bound, solver = _solve(scores, costs, limits)
+    others = bit_map(
+        by_name,
+        inner=high,
+        ends=Bits(*config["bits"]["ends"]) if config["bits"]["ends"] else None,
+        layers={name: Bits(*pair) for name, pair in config["bits"]["layers"].items()},
+    )
+    return BitsFile(
+        network=network_name(config["model"]),
+        source=f"{scores.rule} (search {record.name}, {record.provenance.commit[:12]})",
+        layers={name: (b.weight, b.act) for name, b in (others | bits).items()},
+        choice=Choice(
+            rule=scores.rule,
+            run=record.signature,
+            start=start,
+            loss={"+".join(item.layers): item.loss for item in scores.items},
+            budgets={
+                name: Spent(
+                    unit=COSTS[name][0],
+                    limit=limits[name],
+                    spent=sum(costs[name][layer][width] for layer, width in bits.items()),
+                )
+                for name in budgets
+            },
+            solver=solver,
+            objective=objective,
+            bound=bound,
+        ),
+    )
+
+
+def word_of(bits: Bits) -> str:
+    """Key of a choice in the scores.
+
+    >>> word_of(Bits(4, 8)), pair_of("4/8")
+    ('4/8', Bits(weight=4, act=8))
+    """
+    return f"{bits.weight}/{bits.act}"
+
+
+def pair_of(word: str) -> Bits:
+    """Undo ``word_of``."""
+    weight, _, act = word.partition("/")
+    return Bits(int(weight), int(act))
+
+
+def _all(layers: Shapes, bits: Bits) -> dict[str, Bits]:
+    return {layer.name: bits for layer in layers}
+
+
+def _limit(share: float, whole: float) -> float:
+    """Return ``share``, as written (0.8 is 4/5), of ``whole``; of a whole number a whole one."""
+    exact = Fraction(str(share)) * Fraction(whole)
+    return float(int(exact) if float(whole).is_integer() else exact)
+
+
+Costs = Mapping[str, Mapping[str, Mapping[Bits, float]]]
+Found = tuple[dict[str, Bits], float, float | None, str]
+
+
+def _solve(scores: Scores, costs: Costs, limits: Mapping[str, float]) -> Found:
+    """Least sum of losses; the loss of an item is that of its first layer, the others add none."""
+    loss = {
+        name: {pair_of(word): value if i == 0 else 0.0 for word, value in item.loss.items()}
+        for item in scores.items
+        for i, name in enumerate(item.layers)
+    }
+    found = allocate(
+        loss,
+        [Budget(name, COSTS[name][0], costs[name], limits[name]) for name in costs],
+        ties=[item.layers for item in scores.items],
+    )
+    return found.bits, found.loss, found.bound, found.status
+
+
+def _go_down(scores: Scores, costs: Costs, limits: Mapping[str, float]) -> Found:
+    """Items go to fewer bits, that of the smallest loss first, until every budget is met."""
+    high, low = (pair_of(word) for word in scores.items[0].loss)
+    bits = {name: high for item in scores.items for name in item.layers}
+
+    def over() -> list[str]:
+        return [
+            name
+            for name in costs
+            if sum(costs[name][layer][width] for layer, width in bits.items()) > limits[name]
+        ]
+
+    spent = 0.0
+    for item in sorted(scores.items, key=lambda item: item.loss[word_of(low)]):
+        if not over():
+            break
+        bits |= dict.fromkeys(item.layers, low)
+        spent += item.loss[word_of(low)]
+    if left := over():
+        raise UserError(f"budget {left[0]}: not even every item at {word_of(low)} bits meets it")
+    return bits, spent, None, "in order, until the budgets were met"

@@ -1,0 +1,1 @@
+"""What knows none of the other rooms: errors, bits, devices, signals, memory, files."""

@@ -1,0 +1,166 @@
+"""Every key of a run's config, with its type and range."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantable.base.bits import FLOAT_BITS
+from quantable.base.strict import Strict
+
+
+class _Open(BaseModel):
+    """A block whose other keys belong to the network, data set or method it configures."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+Width = Annotated[int, Field(ge=1, le=FLOAT_BITS)]
+Signature = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+
+
+class BitsConfig(Strict):
+    """Bit-widths by place: ``[weight, activation]``; those of a file win over all others."""
+
+    file: str | None
+    inner: tuple[Width, Width]
+    ends: tuple[Width, Width] | None
+    layers: dict[str, tuple[Width, Width]]
+
+
+class OptimizerConfig(_Open):
+    """An optimizer; its other keywords are its own."""
+
+    lr: float = Field(gt=0)
+
+
+class RecipeConfig(Strict):
+    """What the training loop does; with 0 epochs nothing is trained."""
+
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    weight_decay_by_bits: dict[int, float] | None
+    precision: Literal["32-true", "bf16-mixed"]
+    compile: bool
+    channels_last: bool
+    optimizer: OptimizerConfig | None
+    schedule: dict[str, Any] | None
+    batch_norms: Literal["kept"] | None = None  # in calibration; null measures them anew
+
+
+class BudgetConfig(Strict):
+    """How much of the paper's size a run has."""
+
+    name: Literal["paper", "gpu", "cpu", "smoke"]
+
+
+class TrainerConfig(Strict):
+    """Machine settings."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    threads: int | None = Field(ge=1)
+    checkpoint_seconds: float = Field(gt=0)
+    devices: int = Field(ge=1)
+
+
+class InlineConfig(Strict):
+    """One cell after the other in this process."""
+
+    name: Literal["inline"]
+
+
+class PoolConfig(Strict):
+    """Cells side by side on this machine, each in a process of its own."""
+
+    name: Literal["pool"]
+    workers: int | None = Field(ge=1)
+    memory_gib: float = Field(gt=0)
+    retries: int = Field(ge=0)
+
+
+class SlurmConfig(Strict):
+    """Cells as jobs of a SLURM cluster, submitted in arrays."""
+
+    name: Literal["slurm"]
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gpus: int = Field(ge=0)
+    cpus: int = Field(ge=1)
+    memory_gib: float | None = Field(gt=0)
+    minutes: int | None = Field(ge=1)
+    max_parallel: int = Field(ge=1)
+    signal_seconds: int = Field(ge=1)
+    retries: int = Field(ge=0)
+    container: str | None
+    setup: list[str]
+    more: dict[str, str | int | float | bool]
+
+
+class LoggerConfig(Strict):
+    """A project of Weights & Biases that runs are streamed to."""
+
+    project: str = Field(min_length=1)
+    entity: str | None
+
+
+class HardwareConfig(Strict):
+    """Which constants the cost models use."""
+
+    energy: str
+    pim: str
+    pim_rounding: Literal["up", "nearest", "down"]
+
+
+class ModelConfig(_Open):
+    """A network: its name, and the keywords of its builder."""
+
+    name: str
+    net: dict[str, Any]
+
+
+class DataConfig(_Open):
+    """A data set."""
+
+    id: str
+    title: str
+    root: str
+    classes: int = Field(ge=2)
+    input_size: tuple[int, int, int]
+
+
+class QuantizerConfig(_Open):
+    """A method; ``version`` is raised whenever its numbers change."""
+
+    version: int
+    learns_bits: bool
+    callback: dict[str, Any] | None
+
+
+class SearchConfig(Strict):
+    """A rule that measures what lower bits would cost, item by item."""
+
+    version: int
+    low: tuple[Width, Width]
+    links: list[list[str]] | None
+    rule: dict[str, Any]
+
+
+class RunConfig(Strict):
+    """Everything that decides one run (``conf/run.yaml``)."""
+
+    model: ModelConfig
+    data: DataConfig
+    quantizer: QuantizerConfig
+    bits: BitsConfig
+    recipe: RecipeConfig
+    budget: BudgetConfig
+    trainer: TrainerConfig
+    executor: Annotated[InlineConfig | PoolConfig | SlurmConfig, Field(discriminator="name")]
+    logger: LoggerConfig | None
+    hardware: HardwareConfig
+    start: Signature | None
+    teacher: Signature | None
+    search: SearchConfig | None
+    seed: int = Field(ge=0)
+    store: str

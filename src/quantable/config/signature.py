@@ -1,0 +1,65 @@
+"""The name of a run's question, and which keys are no part of it."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from quantable.config.targets import signed_as
+
+# Keys that cannot change a trained number: machine and places; wording and arithmetic afterwards.
+MACHINE = (
+    *("trainer", "executor", "logger", "store"),
+    *("model.net.weights", "data.root", "data.loader", "data.source"),
+    *("bits.file", "search.rule.workers"),  # the content of a bits file becomes bits.layers
+)
+
+
+NOT_SIGNED = (*MACHINE, "hardware", "data.title")
+
+
+# Keys that are left out where they are null: runs without them are older than the keys.
+OPTIONAL = ("start", "teacher", "search", "recipe.weight_decay_by_bits", "recipe.batch_norms")
+
+
+def flat(node: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``(dotted key, value)`` of every leaf; lists and empty dicts are leaves.
+
+    >>> list(flat({"a": {"b": 1}, "c": [2]}))
+    [('a.b', 1), ('c', [2])]
+    """
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix[:-1], node
+
+
+def belongs(key: str, names: Sequence[str]) -> bool:
+    """Whether a dotted key is one of ``names`` or lies below one.
+
+    >>> belongs("data.root", MACHINE), belongs("data.rooted", MACHINE)
+    (True, False)
+    """
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``config`` as dotted keys without what belongs to one machine: what a record keeps."""
+    return {k: value for k, value in flat(signed_as(config)) if not belongs(k, MACHINE)}
+
+
+def signature(config: Mapping[str, Any]) -> str:
+    """Name a run config by twelve hex digits of SHA-256; machine keys are left out.
+
+    >>> slow, fast = {"seed": 0, "trainer": {"threads": 1}}, {"seed": 0, "trainer": {"threads": 8}}
+    >>> signature(slow) == signature(fast) != signature({"seed": 1})
+    True
+    """
+    decisive = {
+        key: value
+        for key, value in flat(signed_as(config))
+        if not belongs(key, NOT_SIGNED) and not (value is None and key in OPTIONAL)
+    }
+    text = json.dumps(decisive, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""How quantizers get into a network: the seam, their common part, gradients of rounding."""

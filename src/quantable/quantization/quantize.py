@@ -1,0 +1,153 @@
+"""The one seam between methods and the trainer: quantizers go in, bit-widths come out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from quantable.base.bits import FLOAT_BITS, Bits, bit_map
+from quantable.base.errors import UserError, unknown
+from quantable.networks.trace import layer_shapes, signed_inputs
+from quantable.quantization.quantizer import Quantizer
+
+
+class Factory(Protocol):
+    """Makes the quantizer of one tensor: a method's class with the rest of its arguments set."""
+
+    def __call__(self, *, bits: int, signed: bool, channels: int) -> Quantizer: ...  # noqa: D102
+
+
+class Quantize(pl.Callback):
+    """Puts quantizers on the weights and inputs of a network's convolutions and linear layers.
+
+    ``weight`` and ``act`` make one quantizer each. Bit-widths are pairs [weight, activation]:
+    ``inner`` for every layer, ``ends`` for the first and the last in execution order (None: like
+    the others), ``layers`` for exceptions by name; 32 leaves an operand in float. ``ties`` are
+    groups of layers whose bit-widths must be equal, as around a residual addition.
+
+    ``setup`` runs before the optimizer is built and before a checkpoint is restored, so that step
+    sizes are trained and resumed. It expects ``net`` and ``input_size`` on the Lightning module.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: Factory,
+        act: Factory,
+        inner: Sequence[int],
+        ends: Sequence[int] | None,
+        layers: Mapping[str, Sequence[int]],
+        ties: Sequence[Sequence[str]] = (),
+    ) -> None:
+        self.weight = weight
+        self.act = act
+        self.inner = _bits("bits.inner", inner)
+        self.ends = None if ends is None else _bits("bits.ends", ends)
+        self.layers = {name: _bits(f"bits.layers.{name}", pair) for name, pair in layers.items()}
+        self.ties = ties
+        self.weight_quantizers: dict[str, Quantizer] = {}
+        self.act_quantizers: dict[str, Quantizer] = {}
+        self._names: list[str] = []
+        self._net: nn.Module | None = None
+
+    @property
+    def bits(self) -> dict[str, Bits]:
+        """Bit-widths of every layer, read from the quantizers; empty before ``setup``."""
+        return {
+            name: Bits(_width(self.weight_quantizers, name), _width(self.act_quantizers, name))
+            for name in self._names
+        }
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Attach to ``pl_module.net``, once: fit, validate and test each call this."""
+        if self._net is not pl_module.net:
+            self.attach(cast(nn.Module, pl_module.net), cast(Sequence[int], pl_module.input_size))
+
+    def attach(self, net: nn.Module, input_size: Sequence[int]) -> None:
+        """Put quantizers into ``net``, whose inputs are ``input_size`` (c, h, w). Runs once."""
+        if self._net is not None:
+            raise UserError("quantizer: this callback has a network already; make a new one")
+        if any(isinstance(module, Quantizer) for module in net.modules()):
+            raise UserError("quantizer: this network is quantized already")
+        c, h, w = input_size
+        names = [shape.name for shape in layer_shapes(net, (c, h, w))]
+        if not names:
+            raise UserError("quantizer: the network has no convolution and no linear layer")
+        widths = bit_map(names, inner=self.inner, ends=self.ends, layers=self.layers)
+        if all(width == Bits(FLOAT_BITS, FLOAT_BITS) for width in widths.values()):
+            raise UserError("quantizer: every bit-width is 32; use `quantizer=none` for that")
+        _check_ties(self.ties, widths)
+        signed = signed_inputs(net, (c, h, w))
+        for name, width in widths.items():
+            self._quantize_layer(name, net.get_submodule(name), width, signed=name in signed)
+        self._names, self._net = names, net
+
+    def set_bits(self, bits: Mapping[str, Bits]) -> None:
+        """Change the bit-widths of the named layers, also in the middle of training."""
+        for name, width in bits.items():
+            if name not in self._names:
+                raise unknown("layer", name, self._names, "set_bits")
+            _set_width(self.weight_quantizers, name, width.weight)
+            _set_width(self.act_quantizers, name, width.act)
+        _check_ties(self.ties, self.bits)
+
+    def factory_of_weight(self, layer: nn.Module) -> Factory:
+        """What makes the weight quantizer of ``layer``: the same for every kind of layer."""
+        return self.weight
+
+    def _quantize_layer(self, name: str, layer: nn.Module, bits: Bits, *, signed: bool) -> None:
+        channels_out, channels_in = _channels(layer)
+        device = cast(Tensor, layer.weight).device
+        if bits.weight != FLOAT_BITS:
+            factory = self.factory_of_weight(layer)
+            quantizer = factory(bits=bits.weight, signed=True, channels=channels_out)
+            self.weight_quantizers[name] = quantizer.to(device)
+            # unsafe: otherwise registering computes the weight once, which sets learned steps
+            parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
+        if bits.act != FLOAT_BITS:
+            quantizer = self.act(bits=bits.act, signed=signed, channels=channels_in)
+            self.act_quantizers[name] = quantizer.to(device)
+            layer.act_quantizer = quantizer
+            layer.register_forward_pre_hook(_quantize_input)
+
+
+def _quantize_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    x, *rest = args
+    return (cast(Quantizer, layer.act_quantizer)(x), *rest)
+
+
+def _channels(layer: nn.Module) -> tuple[int, int]:
+    """Output and input channels of a convolution or linear layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    return layer.out_channels, layer.in_channels  # type: ignore[return-value]
+
+
+def _bits(where: str, pair: Sequence[int]) -> Bits:
+    if len(pair) != 2:
+        raise UserError(f"{where}: {list(pair)} is not a pair [weight bits, activation bits]")
+    return Bits(*pair)
+
+
+def _width(quantizers: Mapping[str, Quantizer], name: str) -> int:
+    return quantizers[name].bits if name in quantizers else FLOAT_BITS
+
+
+def _set_width(quantizers: Mapping[str, Quantizer], name: str, bits: int) -> None:
+    if _width(quantizers, name) == bits:
+        return
+    if name not in quantizers:
+        raise UserError(f"set_bits: an operand of layer '{name}' is float: it has no quantizer")
+    quantizers[name].bits = bits
+
+
+def _check_ties(ties: Sequence[Sequence[str]], bits: Mapping[str, Bits]) -> None:
+    for group in ties:
+        for name in group:
+            if name not in bits:
+                raise unknown("layer", name, bits, "ties")
+        if len({bits[name] for name in group}) > 1:
+            found = ", ".join(f"{name} [{bits[name].weight}, {bits[name].act}]" for name in group)
+            raise UserError(f"ties: these layers must have equal bit-widths: {found}")

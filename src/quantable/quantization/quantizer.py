@@ -1,0 +1,98 @@
+"""What the quantizers of all methods share: bit-width, axes, saved state, float32 arithmetic."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from quantable.base.devices import mean_gradient
+from quantable.base.errors import UserError
+from quantable.quantization import grid
+from quantable.quantization.ste import Rounding, round_ste
+
+
+class Quantizer(nn.Module, ABC):
+    """Fake quantizer of one tensor; a method defines ``fake_quantize`` and maybe ``make_state``.
+
+    ``bits``: 1 to 16. ``signed``: whether the tensor has values below 0. ``batched``: dimension 0
+    is the batch (an activation), otherwise the tensor is a weight. ``per_channel``: one range or
+    step for each of ``channels`` channels: dimension 0 of a weight and 1 of an activation.
+    ``rounding``: rounds to levels, with a gradient of its own (``ste.rounding``).
+
+    ``bits`` may be assigned during training. It and ``initialized`` (the first training batch was
+    seen) are part of the ``state_dict``; they are plain values, so that reading them neither waits
+    for the device nor breaks a compiled graph, which is rebuilt when they change.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        signed: bool,
+        batched: bool,
+        per_channel: bool = False,
+        channels: int | None = None,
+        rounding: Rounding = round_ste,
+    ) -> None:
+        super().__init__()
+        self.rounding = rounding
+        self.bits = bits
+        self.signed = signed
+        self.batched = batched
+        self.per_channel = per_channel
+        self.shape: tuple[int, ...] = ()  # of a step, clip or range: scalar, or (c,)
+        if per_channel:
+            if channels is None:
+                raise UserError(f"{type(self).__name__}: per_channel needs the number of channels")
+            self.shape = (channels,)
+        self.initialized = False
+        self.make_state()
+
+    def make_state(self) -> None:
+        """Make the method's parameters and buffers, each of ``self.shape``; here there are none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize ``x``: computed at least in float32, returned in the dtype of ``x``."""
+        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        quantized = self.fake_quantize(wide).to(x.dtype)
+        if self.batched or self.rounding is round_ste:
+            return quantized
+        return mean_gradient(quantized)  # a rounding may look at the sign of a weight's gradient
+
+    @abstractmethod
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The method's own function of ``x``, in the dtype of ``x``."""
+
+    @property
+    def bits(self) -> int:
+        """Bit-width, 1 to 16."""
+        return self._bits
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        self._bits = grid.check(bits)
+
+    def reduced(self, x: Tensor) -> list[int]:
+        """Dimensions of ``x`` that share one range: all, or all but the channels."""
+        channel = int(self.batched)
+        return [dim for dim in range(x.dim()) if not self.per_channel or dim != channel]
+
+    def spread(self, statistic: Tensor, x: Tensor) -> Tensor:
+        """View a statistic, (c,) or a scalar, so that it broadcasts against ``x``."""
+        if not self.per_channel:
+            return statistic
+        return statistic.view([-1 if dim == int(self.batched) else 1 for dim in range(x.dim())])
+
+    def get_extra_state(self) -> Tensor:
+        """Bits and whether initialized, (2,): a tensor, as torch.jit takes nothing else."""
+        return torch.tensor([self.bits, self.initialized])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore what ``get_extra_state`` returned."""
+        bits, initialized = state.tolist()
+        self._bits = grid.check(bits)
+        self.initialized = bool(initialized)
+
+    def extra_repr(self) -> str:
+        """The line that ``print(network)`` shows."""
+        return f"bits={self.bits}, signed={self.signed}, per_channel={self.per_channel}"

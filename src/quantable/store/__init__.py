@@ -1,0 +1,1 @@
+"""What happened: records, bits files and provenance, in a folder that many runners may share."""

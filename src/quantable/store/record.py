@@ -1,0 +1,172 @@
+"""What happened in one run, as it is kept: a typed JSON document, written once by rename."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from quantable.base.bits import Bits
+from quantable.base.errors import UserError
+from quantable.networks.layers import LayerShape
+
+SCHEMA = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Epoch(_Part):
+    """One line of the history; percentages are top-1, losses cross-entropy in nat."""
+
+    epoch: int
+    phase: int
+    learning_rate: float | None = None  # this and the next two are null where nothing was trained
+    train_loss: float | None = None
+    train_top1_pct: float | None = None
+    val_top1_pct: float | None = None  # null where the set has no held-out images
+    test_top1_pct: float
+    test_loss: float
+    agreement_pct: float | None = None  # test images with the class that the teacher predicts
+    seconds: float
+    total_density: float | None = None
+    density: dict[str, float] | None = None  # share of non-zero activations behind each layer
+    miscounted: int | None = None  # activations counted wrongly in the epoch's first batch
+    bits: dict[str, tuple[int, int]] | None = None  # only where they change during training
+    weight_kb: float | None = None  # with them, by the method's own accounting; of its channels
+    act_kb: float | None = None  # with bits of their own the mean counts, `bits` has the widest
+    training_complexity: float | None = None  # of the epochs so far
+
+    @property
+    def held_out_pct(self) -> float:
+        """Held-out top-1 to compare epochs by; where there are no such images, all are alike."""
+        return self.val_top1_pct or 0.0
+
+
+class Phase(_Part):
+    """A stretch of epochs, of none where nothing was trained, with the bit-widths at its end."""
+
+    index: int
+    first_epoch: int
+    epochs: int
+    bits: dict[str, tuple[int, int]]
+    # Where the method cuts channels, the network of this phase:
+    channels: dict[str, int] | None = None  # output channels by layer
+    parameters: int | None = None  # elements of all its parameters
+    shapes: list[LayerShape] | None = None
+
+    @property
+    def bit_map(self) -> dict[str, Bits]:
+        """Bit-widths of every layer."""
+        return {name: Bits(*pair) for name, pair in self.bits.items()}
+
+
+class DataFacts(_Part):
+    """The images a run saw."""
+
+    title: str
+    variant: str
+    sizes: dict[str, int]
+    sha256: str
+
+
+class Provenance(_Part):
+    """Where and how a record was made."""
+
+    commit: str  # when the run began
+    clean: bool  # src/ and conf/ were as committed there, also whenever the run was taken up again
+    command: str
+    versions: dict[str, str]
+    device: str
+    threads: int  # of each device's process
+    devices: int = 1  # records from before there could be several have no such line
+    wall_seconds: float
+    resumed: int  # how often the run was taken up again after an interruption
+    finished: str  # UTC, ISO 8601
+
+
+class Item(_Part):
+    """Layers that share their bit-widths, and what a metric says of each choice for them."""
+
+    layers: list[str]
+    loss: dict[str, float]  # "weight/activation" bits -> what a selection adds up and minimises
+
+
+class Scores(_Part):
+    """What a search measured: a number for every item and choice of bits, and what that took."""
+
+    rule: str
+    unit: str
+    greedy: bool  # whether items go down in the order of their loss, instead of by a knapsack
+    items: list[Item]  # in execution order
+    seconds: float
+    images: int  # passed through the network, each time counted
+    epochs: float  # of training, over the images it trains on
+
+
+class Record(_Part):
+    """One finished run; that of a search has scores instead of phases, metrics and a history."""
+
+    schema_version: int = SCHEMA
+    signature: str
+    table: str | None
+    row: str
+    seed: int
+    budget: str
+    config: dict[str, Any]  # dotted keys, without what belongs to one machine
+    data: DataFacts
+    metrics: dict[str, dict[str, float]]  # "last" and "best" (by held-out accuracy) epoch
+    phases: list[Phase]
+    costs: dict[str, float | None]
+    history: list[Epoch]
+    scores: Scores | None = None
+    provenance: Provenance
+
+    @property
+    def name(self) -> str:
+        """File name: the signature, and the data variant where it is not the original."""
+        return cell_name(self.signature, self.data.variant)
+
+
+class Head(BaseModel):
+    """First lines of a record's file: which question it answers."""
+
+    signature: str
+    table: str | None
+    row: str
+    seed: int
+    budget: str
+
+
+def cell_name(signature: str, variant: str | None) -> str:
+    """Name of a cell's files.
+
+    >>> cell_name("0f", "jpeg"), cell_name("0f", "")
+    ('0f-jpeg', '0f')
+    """
+    return f"{signature}-{variant}" if variant else signature
+
+
+def read_record(path: Path) -> Record:
+    """Read and check one record file."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: not a record: {place}: {first['msg']}") from error
+
+
+HEAD_BYTES = 1000  # of a file; what `Head` needs comes first
+
+
+def read_head(path: Path) -> Head:
+    """Read the first lines of a record file, or all of it where they do not suffice."""
+    with path.open("rb") as file:
+        start, found, _ = file.read(HEAD_BYTES).partition(b'"config":')
+    try:
+        if found:
+            return Head.model_validate_json(start.rstrip().removesuffix(b",") + b"}")
+    except ValidationError:
+        pass
+    return Head.model_validate(read_record(path), from_attributes=True)

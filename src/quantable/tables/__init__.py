@@ -1,0 +1,1 @@
+"""What is claimed: table files, their claims, and the cells they stand for."""

@@ -1,0 +1,171 @@
+"""Cells: the runs a table stands for, each a complete config with its signature."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from quantable.allocation.choice import choose
+from quantable.base.errors import unknown
+from quantable.config.composition import compose_run
+from quantable.config.signature import MACHINE, belongs, signature
+from quantable.config.widths import with_layers
+from quantable.cost.hardware import hardware_of
+from quantable.networks.layers import LayerShape
+from quantable.networks.shapes import PACKAGED, read_batch_norm_channels, read_shapes, shape_key
+from quantable.store.bits_file import BitsFile
+from quantable.store.record import Record
+from quantable.store.store import Store
+from quantable.tables.schema import SINGLE, Table
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table: a row's complete config for one seed."""
+
+    table: str | None
+    row: str
+    seed: int
+    config: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    search: str | None = None  # signature of the search that still has to choose the bit-widths
+    budgets: Mapping[str, float] | None = None  # what they may need, as long as they are not chosen
+    layers: Mapping[str, Any] | None = None  # the row's own bits by layer, as long as that
+    draft: str | None = None  # signature that the cell had as long as that
+    bits: BitsFile | None = None  # what a search has chosen
+    origin: tuple[str, bool] | None = None  # commit, and whether all was committed, when frozen
+
+    @cached_property
+    def signature(self) -> str:
+        """Name of the question this cell asks."""
+        return signature(self.config)
+
+    @property
+    def label(self) -> str:
+        """What a message calls the cell."""
+        return f"{self.row} seed {self.seed}"
+
+    @property
+    def bits_name(self) -> str:
+        """Name of the bits file of a cell whose bit-widths a search has chosen."""
+        return f"{self.table}-{self.row}-{self.signature}"
+
+    @property
+    def needs(self) -> list[str]:
+        """Signatures of the runs that come before this one."""
+        before = (self.search, self.config["start"], self.config["teacher"])
+        return [name for name in before if name is not None]
+
+    @property
+    def command(self) -> str:
+        """Words that run this cell alone; places on a machine are left for the user to fill in."""
+        own = [word for word in self.overrides if not belongs(word.partition("=")[0], MACHINE)]
+        words = [f"budget={self.config['budget']['name']}", f"seed={self.seed}", *own]
+        if self.table not in (None, SINGLE):
+            words = [f"+table={self.table}", f"rows={self.row}", *words]
+        return shlex.join(["python", "reproduce/run.py", *words])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked of a table: overrides that win over everything, and filters.
+
+    ``stores`` hold the finished searches, which decide what some rows are.
+    """
+
+    overrides: tuple[str, ...] = ()
+    budget: str | None = None
+    rows: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    stores: tuple[Store, ...] = field(default=(), compare=False)
+    _configs: dict[tuple[str, ...], dict[str, Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _cells: dict[tuple[str, str, str, int], Cell] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def cell(self, table: Table, row: str, budget: str, seed: int) -> Cell:
+        """Return the run behind a row: run.yaml, table, its budget, row, its budget, user's words.
+
+        Where a search that chooses its bit-widths is not done, the cell names it in ``search``.
+        """
+        name = table.cell_of(row)
+        key = (table.id, name, budget, seed)
+        if key not in self._cells:
+            cell = self._cell(table, name, budget, seed)
+            if cell.search is not None:  # its search may be done when asked again
+                return cell
+            self._cells[key] = cell
+        return self._cells[key]
+
+    def _cell(self, table: Table, name: str, budget: str, seed: int) -> Cell:
+        run = table.rows[name]
+        words = [f"budget={budget}", *table.base, *table.budgets.get(budget, ())]  # type: ignore[call-overload]
+        words += [*(run.overrides or ()), *run.budgets.get(budget, ())]  # type: ignore[call-overload]
+        config = self._config((*words, *self.overrides)) | {"seed": seed}
+        for key, other in (("start", run.start), ("teacher", run.teacher)):
+            if other is not None:
+                config[key] = self.cell(table, other, budget, seed).signature
+        if run.chosen is None:
+            return Cell(table.id, name, seed, config, self.overrides)
+        search = self.cell(table, run.chosen.by, budget, seed)
+        record, shapes = self.find(search.signature), self.shapes(config)
+        own = config["bits"]["layers"]
+        waiting = with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
+        if record is None or shapes is None:
+            wait = {"search": search.signature, "budgets": run.chosen.budgets, "layers": own}
+            return Cell(table.id, name, seed, waiting, self.overrides, **wait)
+        file = choose(record, shapes, run.chosen.budgets, hardware_of(config), config)
+        config = with_layers(config, {layer: list(pair) for layer, pair in file.layers.items()})
+        draft = signature(waiting)
+        return Cell(table.id, name, seed, config, self.overrides, bits=file, draft=draft)
+
+    def _config(self, words: tuple[str, ...]) -> dict[str, Any]:
+        if words not in self._configs:  # seeds, and rows that a search tells apart, share one
+            self._configs[words] = compose_run(words)
+        return self._configs[words]
+
+    def find(self, signature: str) -> Record | None:
+        """Return a run's record from the first store that has it."""
+        found = (store.find(signature, None) for store in self.stores)
+        return next((record for record in found if record is not None), None)
+
+    def shapes(self, config: Mapping[str, Any]) -> list[LayerShape] | None:
+        """Layer shapes of a config's network, packaged or traced by an earlier run."""
+        key = shape_key(config["model"], config["data"]["input_size"])
+        return read_shapes(key, [PACKAGED, *(store.shapes for store in self.stores)])
+
+    def batch_norm_channels(self, config: Mapping[str, Any]) -> int | None:
+        """Channels of all batch norms of a config's network, where its shapes are kept."""
+        key = shape_key(config["model"], config["data"]["input_size"])
+        return read_batch_norm_channels(key, [PACKAGED, *(store.shapes for store in self.stores)])
+
+    def chosen_rows(self, table: Table) -> list[str]:
+        """Rows the user asked for, in the table's order; an unknown one is an error."""
+        for name in self.rows or ():
+            if name not in table.rows:
+                raise unknown("row", name, table.rows, f"table {table.id}")
+        return [name for name in table.rows if self.rows is None or name in self.rows]
+
+    def cells(self, table: Table) -> list[Cell]:
+        """Every run that the asked rows need, each once, rows before seeds, starts first."""
+        budget = self.budget or table.budget
+        names: dict[str, None] = {}
+        for row in self.chosen_rows(table):
+            _add_with_needs(table, table.cell_of(row), names)
+        trained = [name for name in names if table.rows[name].train]
+        cells: dict[str, Cell] = {}
+        for seed in self.seeds if self.seeds is not None else table.seeds:
+            for name in trained:
+                cell = self.cell(table, name, budget, seed)
+                cells.setdefault(cell.signature, cell)
+        return list(cells.values())
+
+
+def _add_with_needs(table: Table, name: str, names: dict[str, None]) -> None:
+    """Add the row ``name`` to ``names`` behind the rows whose runs it needs."""
+    for other in table.rows[name].needs:
+        _add_with_needs(table, table.cell_of(other), names)
+    names[name] = None

@@ -1,0 +1,184 @@
+"""A run's config to its parts: images, network, quantizers, trainer.
+
+Only here, in ``run`` and in searches are configs unpacked; all else gets plain keyword arguments.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from torch import nn
+
+from quantable.base import devices
+from quantable.base.errors import UserError
+from quantable.base.freed_memory import keep_freed_memory
+from quantable.config.targets import make
+from quantable.data.images import Images, Share, TrainBatches
+from quantable.networks.layers import LayerShape
+from quantable.networks.shapes import PACKAGED, read_shapes, shape_key, write_shapes
+from quantable.networks.trace import batch_norm_channels, layer_shapes
+from quantable.quantization.quantize import Quantize
+from quantable.store.bits_file import check_layers
+from quantable.store.record import cell_name
+from quantable.store.store import Store
+from quantable.training.classifier import Classifier, Stream
+from quantable.training.finished import final_weights, load_plain, load_quantizers
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
+
+
+@dataclass
+class Built:
+    """A run's images and network, traced, begun from another run's weights, and quantized."""
+
+    images: Images
+    net: nn.Module
+    shapes: Sequence[LayerShape] = ()
+    quantize: Quantize | None = None
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Of one image, (c, h, w)."""
+        c, h, w = self.images.input_size
+        return c, h, w
+
+
+def build(config: dict[str, Any], store: Store, variant: str) -> Built:
+    """Make what a config describes; for a search images are decoded only when it looks at them."""
+    if config["trainer"]["threads"]:
+        torch.set_num_threads(config["trainer"]["threads"])
+    keep_freed_memory()
+    pl.seed_everything(config["seed"], verbose=False)
+    _check_first_weights(config)
+    images: Images = part_of(config, "data.loader")
+    if config["search"] is None:
+        images.load()  # before anything is written
+    built = Built(images, part_of(config, "model.net"))
+    net = built.net
+    if config["recipe"]["channels_last"]:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    built.shapes = layer_shapes(net, built.input_size)
+    _keep_shapes(config, built, store)
+    if config["bits"]["file"] is not None:
+        check_layers(
+            config["bits"]["layers"], [s.name for s in built.shapes], config["bits"]["file"]
+        )
+    start = None
+    if config["start"] is not None:
+        start = final_weights(store.weights(cell_name(config["start"], variant)), "start")
+        load_plain(net, start)
+    if config["quantizer"]["callback"] is not None:
+        built.quantize = part_of(config, "quantizer.callback")
+        built.quantize.attach(net, built.input_size)
+        if start is not None:
+            load_quantizers(built.quantize, start)
+    return built
+
+
+def weight_decay(recipe: Mapping[str, Any], quantize: Quantize | None) -> dict[str, float]:
+    """Weight decay by layer name where the recipe ties it to the bits of the layer's weights."""
+    by_bits = recipe["weight_decay_by_bits"]
+    if by_bits is None or quantize is None:
+        return {}
+    widths = {name: bits.weight for name, bits in quantize.bits.items()}
+    return {name: by_bits[width] for name, width in widths.items() if width in by_bits}
+
+
+def part_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
+    """Instantiate what ``key`` of the config describes; a wrong argument is the user's mistake."""
+    node: Any = config
+    for part in key.split("."):
+        node = node[part]
+    if node is None:
+        raise UserError(f"{key}: there is none; choose a recipe that trains, such as recipe=lsq")
+    try:
+        return make(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise UserError(f"{key}: {error}") from error
+
+
+def trainer_of(config: Mapping[str, Any]) -> pl.Trainer:
+    """Lightning's trainer without anything that writes or prints; the callbacks are ours.
+
+    It knows of one device, this process's own: several are this project's affair (``ranks``).
+    """
+    several = devices.count() > 1
+    return pl.Trainer(
+        accelerator=config["trainer"]["accelerator"],
+        devices=[devices.rank()] if several and on_gpus(config) else 1,
+        plugins=[LightningEnvironment()],  # inside SLURM too, whose signals are ours to hear
+        precision=config["recipe"]["precision"],
+        max_epochs=-1,  # the module's phases end the run
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def on_gpus(config: Mapping[str, Any]) -> bool:
+    """Whether a run uses CUDA."""
+    return config["trainer"]["accelerator"] != "cpu" and torch.cuda.is_available()
+
+
+def devices_of(config: Mapping[str, Any]) -> int:
+    """Devices of a run; only training shares its work among several."""
+    number: int = config["trainer"]["devices"]
+    recipe = config["recipe"]
+    if number == 1 or config["search"] is not None or recipe["epochs"] == 0:
+        return 1
+    if recipe["batch_size"] % number:
+        raise UserError(
+            f"trainer.devices={number}: they cannot share recipe.batch_size="
+            f"{recipe['batch_size']} evenly; the batch is the recipe's and stays as large"
+        )
+    if recipe["compile"]:
+        raise UserError(f"trainer.devices={number}: recipe.compile=true is for one device")
+    return number
+
+
+def fit(trainer: pl.Trainer, module: Classifier, batches: TrainBatches) -> None:
+    """Train ``module`` from where it is to the end of its phases."""
+    with warnings.catch_warnings():
+        # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # who starts us knows
+        trainer.fit(module, train_dataloaders=Stream(module, batches))
+
+
+def loading_of(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Keywords of every loader of a run."""
+    recipe = config["recipe"]
+    return {
+        "batch_size": recipe["batch_size"],
+        "device": device,
+        "channels_last": recipe["channels_last"],
+        "share": Share(devices.rank(), devices.count()),
+    }
+
+
+def _check_first_weights(config: Mapping[str, Any]) -> None:
+    """Refuse to begin with random weights where the signature says that others are loaded."""
+    net = config["model"]["net"]
+    sha256 = net.get("weights_sha256")
+    if sha256 is not None and net["weights"] is None and config["start"] is None:
+        raise UserError(
+            f"model.net.weights: the run begins with the weights of SHA-256 {sha256}: name their "
+            "file, or set model.net.weights_sha256=null to begin with random ones"
+        )
+
+
+def _keep_shapes(config: dict[str, Any], built: Built, store: Store) -> None:
+    """Trace once: what plan and report need without torch."""
+    key = shape_key(config["model"], config["data"]["input_size"])
+    if read_shapes(key, [PACKAGED, store.shapes]) is None:
+        channels = batch_norm_channels(built.net)
+        write_shapes(key, built.shapes, store.shapes, batch_norm_channels=channels)

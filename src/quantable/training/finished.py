@@ -1,0 +1,109 @@
+"""A finished run's network, as it was at the end of training: quantized, and cut where it was."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from quantable.base.errors import UserError
+from quantable.config.targets import make
+from quantable.quantization.channels import shrink_to
+from quantable.quantization.quantize import Quantize
+from quantable.store.record import Record
+
+WEIGHT, ACT = "parametrizations.weight.0", "act_quantizer"  # where a layer has its quantizers
+QUANTIZER = re.compile(rf"\.({re.escape(WEIGHT)}|{ACT})\.")
+LAYERS = ("bits.layers", "quantizer.callback.layers")  # their keys are names with dots
+
+
+def load_network(record: Record, weights: Path) -> nn.Module:
+    """Build the network of ``record``, load its final ``weights`` and put it into evaluation mode.
+
+    ``weights`` is ``weights/<record name>.pt`` of the store. Inputs are normalized images
+    (n, c, h, w), outputs class scores (n, classes), computed in float32 with fake quantizers.
+    """
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such file; weights are kept where the run was trained")
+    config = nested(record.config)
+    node = config["model"]["net"]
+    if "weights_sha256" in node:  # a record keeps the hash of the first weights, not their place
+        node["weights"] = None
+    net: nn.Module = make(node)
+    if config["recipe"]["channels_last"]:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config["quantizer"]["callback"] is not None:
+        quantize: Quantize = make(config["quantizer"]["callback"])
+        quantize.attach(net, config["data"]["input_size"])
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    shrink_to(net, state)
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def final_weights(path: Path, key: str) -> dict[str, Any]:
+    """State dict of a finished run; ``key`` is the config's word for that run."""
+    if not path.is_file():
+        raise UserError(
+            f"{key}={path.stem.partition('-')[0]}: {path} is missing; train that run in this store"
+        )
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load weights and batch norms of a run, quantized or not, into the float network ``net``."""
+    plain = {
+        name.replace(".parametrizations.weight.original", ".weight"): value
+        for name, value in state.items()
+        if not QUANTIZER.search(name)
+    }
+    own = net.state_dict()
+    others = [n for n in own if n not in plain or own[n].shape != plain[n].shape]
+    if others := [*others, *(name for name in plain if name not in own)]:
+        raise UserError(
+            f"start, teacher: the weights are of another network: {len(others)} of its tensors "
+            f"are missing or of another size here, such as {others[0]}"
+        )
+    net.load_state_dict(plain)
+
+
+def load_quantizers(quantize: Quantize, state: Mapping[str, Any]) -> None:
+    """Take over the quantizers of a run that are of the same kind and bits; others begin anew."""
+    places = [(quantize.weight_quantizers, WEIGHT), (quantize.act_quantizers, ACT)]
+    for quantizers, place in places:
+        for name, quantizer in quantizers.items():
+            prefix = f"{name}.{place}."
+            own = {
+                key.removeprefix(prefix): value
+                for key, value in state.items()
+                if key.startswith(prefix)
+            }
+            if own.keys() == quantizer.state_dict().keys() and (
+                own["_extra_state"][0] == quantizer.bits
+            ):
+                quantizer.load_state_dict(own)
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Undo the dotted keys of a record's config.
+
+    >>> nested({"a.b": 1, "a.c.d": 2, "e": 3})
+    {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
+    >>> nested({"bits.layers.layer1.0.conv1": [4, 4]})
+    {'bits': {'layers': {'layer1.0.conv1': [4, 4]}}}
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        place = next((place for place in LAYERS if key.startswith(f"{place}.")), None)
+        if place is None:
+            *parents, leaf = key.split(".")
+        else:
+            parents, leaf = place.split("."), key[len(place) + 1 :]
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

@@ -1,0 +1,444 @@
+import logging
+import warnings
+from functools import partial
+
+import pytest
+import timm
+import torch
+from timm.layers import Conv2dSame
+from torch import nn
+from torch.nn import functional as F
+
+from quantable.methods.minmax import MinMax
+from quantable.networks.cifar import resnet8_cifar, resnet18_cifar, resnet20_cifar, vgg19_cifar
+from quantable.networks.trace import (
+    COUNTED,
+    activations_behind,
+    layer_shapes,
+    linked_layers,
+    signed_inputs,
+)
+from quantable.quantization.quantize import Quantize
+
+
+def shape_of(layer, input_size):
+    (shape,) = layer_shapes(nn.Sequential(layer), input_size)
+    return shape
+
+
+# Hand counts: MACs = output elements x weights per output element.
+
+
+def test_depthwise_convolution_counts_one_input_channel():
+    shape = shape_of(nn.Conv2d(32, 32, 3, padding=1, groups=32), (32, 8, 8))
+    assert (shape.macs, shape.weights, shape.inputs) == (32 * 8 * 8 * 9, 32 * 9, 32 * 8 * 8)
+
+
+def test_grouped_convolution_counts_its_group():
+    shape = shape_of(nn.Conv2d(8, 12, 3, padding=1, groups=4), (8, 5, 5))
+    assert (shape.macs, shape.weights) == (12 * 5 * 5 * 2 * 9, 12 * 2 * 9)
+
+
+def test_strided_dilated_rectangular_convolution():
+    conv = nn.Conv2d(3, 4, (3, 5), stride=(2, 1), padding=(1, 0), dilation=(1, 2))
+    shape = shape_of(conv, (3, 9, 11))  # h: (9 + 2 - 3) // 2 + 1 = 5; w: 11 - 8 = 3
+    assert (shape.macs, shape.weights) == (4 * 5 * 3 * 3 * 15, 4 * 3 * 15)
+    assert shape.inputs == 3 * 9 * 11
+
+
+def test_same_padding_of_timm_counts_the_larger_map():
+    shape = shape_of(Conv2dSame(3, 4, 3, stride=2), (3, 7, 7))  # ceil(7 / 2) = 4
+    assert shape.macs == 4 * 4 * 4 * 27
+    assert shape.kind == "conv"
+
+
+def test_linear_on_tokens_counts_each_token():
+    net = nn.Sequential(nn.Flatten(2), nn.Linear(16, 10))  # (1, 3, 4, 4) -> (1, 3, 16)
+    (shape,) = layer_shapes(net, (3, 4, 4))
+    assert (shape.macs, shape.weights, shape.inputs) == (3 * 16 * 10, 160, 48)
+    assert shape.kind == "linear"
+
+
+def test_network_that_is_one_layer_goes_by_its_class():
+    assert layer_shapes(nn.Conv2d(3, 2, 1), (3, 4, 4))[0].name == "Conv2d"
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Conv2d(3, 2, 1)
+        self.relu = nn.ReLU()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.last(self.relu(self.conv(self.relu(self.conv(x)))))
+
+
+def test_layer_that_runs_twice_counts_macs_twice_and_weights_once():
+    conv, last = layer_shapes(Twice(), (3, 4, 4))
+    assert (conv.name, last.name) == ("conv", "last")  # execution order, not definition order
+    assert (conv.macs, conv.weights, conv.inputs) == (2 * 3 * 16 * 3, 9, 2 * 48)
+
+
+# What stops the count.
+
+
+def test_module_with_parameters_and_no_rule_stops():
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Sequential(nn.ConvTranspose2d(2, 2, 2)))
+    message = (
+        r"layer '1\.0' \(ConvTranspose2d\) has parameters but no MAC rule: "
+        r"add it to COUNTED with a rule or to FREE with a reason, in quantable\.networks\.trace"
+    )
+    for function in (layer_shapes, signed_inputs, activations_behind, linked_layers):
+        with pytest.raises(NotImplementedError, match=message):
+            function(net, (3, 4, 4))
+
+
+class FunctionalConv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.kernel = nn.Parameter(torch.ones(3, 3, 1, 1))
+
+    def forward(self, x):
+        return F.conv2d(self.conv(x), self.kernel)
+
+
+class FunctionalLinear(FunctionalConv):
+    def forward(self, x):
+        return F.linear(self.conv(x), self.kernel.squeeze())
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).mT
+        return self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(FunctionalConv()), r"layer '0' \(FunctionalConv\) runs convolution outside"),
+        (nn.Sequential(FunctionalLinear()), r"layer '0' \(FunctionalLinear\) runs \w*mm outside"),
+        (Attention(), r"layer 'attention' \(MultiheadAttention\) runs \w+ outside"),
+        (timm.create_model("resnetblur50"), r"layer 'maxpool\.1' \(BlurPool2d\) runs convolution"),
+    ],
+    ids=["conv", "linear", "attention", "blur"],
+)
+def test_product_outside_counted_layers_stops_with_its_module(net, message):
+    with pytest.raises(NotImplementedError, match=message):
+        layer_shapes(net, (3, 32, 32))
+    assert not hooks_of(net)
+
+
+def test_layer_that_never_runs_stops():
+    net = resnet8_cifar(10, 3, 0.5, "plain")
+    net.head = nn.Linear(4, 4)
+    for function in (layer_shapes, linked_layers):
+        with pytest.raises(NotImplementedError, match=r"layer 'head' \(Linear\) does not run"):
+            function(net, (3, 32, 32))
+
+
+def hooks_of(net):
+    return [
+        hook
+        for module in net.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ]
+
+
+@pytest.mark.parametrize(
+    "function", [layer_shapes, signed_inputs, activations_behind, linked_layers]
+)
+def test_network_is_left_as_it_was(function):
+    net = resnet8_cifar(10, 3, 0.5, "plain")
+    net.layer1.eval()
+    net.fc.register_forward_hook(lambda *_: None)
+    random_state = torch.get_rng_state()
+    flags = {name: module.training for name, module in net.named_modules()}
+    hooks = hooks_of(net)
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+
+    function(net, (3, 32, 32))
+
+    assert {name: module.training for name, module in net.named_modules()} == flags
+    assert hooks_of(net) == hooks
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+# An outside reference: fvcore's count of convolution and linear operators.
+FVCORE = [
+    ("resnet18", 64),
+    ("resnet50", 64),
+    ("mobilenetv2_100", 64),
+    ("mobilenetv3_large_100", 64),
+    ("efficientnet_lite0", 64),
+    ("tf_efficientnet_lite0", 65),
+    ("regnetx_002", 64),
+    ("seresnet50", 64),
+    ("densenet121", 64),
+    ("convnextv2_atto", 64),
+    ("vgg11_bn", 32),
+    ("ghostnet_100", 64),
+    ("inception_v3", 96),
+    ("mobilevit_xxs", 64),
+    ("edgenext_xx_small", 64),
+    ("poolformer_s12", 64),
+    ("vit_tiny_patch16_224", 224),
+    ("swin_tiny_patch4_window7_224", 224),
+    ("resmlp_12_224", 224),
+]
+
+
+@pytest.mark.parametrize(("name", "size"), FVCORE, ids=[name for name, _ in FVCORE])
+def test_macs_are_fvcores(name, size):
+    net = timm.create_model(name).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit's: deprecated, and on the networks' own code
+        from fvcore.nn import FlopCountAnalysis
+
+        logging.getLogger("fvcore").setLevel(logging.ERROR)
+        operators = FlopCountAnalysis(net, torch.zeros(1, 3, size, size)).by_operator()
+    shapes = layer_shapes(net, (3, size, size))
+    assert sum(s.macs for s in shapes if s.kind == "conv") == operators["conv"]
+    assert sum(s.macs for s in shapes if s.kind == "linear") == operators["linear"]
+
+
+# Signs and activations, by reading the networks.
+
+
+def test_behind_relus_only_the_stem_is_signed():
+    assert signed_inputs(resnet20_cifar(10, 3, 0.5, "all"), (3, 32, 32)) == {"conv1"}
+    assert signed_inputs(vgg19_cifar(10, 3, 0.25), (3, 32, 32)) == {"features.conv1"}
+
+
+def test_expansions_behind_linear_bottlenecks_are_signed():
+    net = timm.create_model("mobilenetv2_100.ra_in1k")
+    expansions = {name for name, _ in net.named_modules() if name.endswith("conv_pw")}
+    first_block = "blocks.0.0.conv_pw"  # the separable block's pointwise layer, behind a ReLU6
+    expected = {"conv_stem", "conv_head"} | expansions - {first_block}
+    assert signed_inputs(net, (3, 32, 32)) == expected
+
+
+def test_first_layer_is_signed_whatever_it_gets():
+    net = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1))
+    assert signed_inputs(net, (3, 4, 4)) == {"1"}
+
+
+def resnet_activations(stages, blocks, relu1, relu2, shortcut, shortcut_of):
+    expected = {"conv1": relu1}
+    for stage in range(1, stages + 1):
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            expected |= {f"{name}.conv1": f"{name}.{relu1}", f"{name}.conv2": f"{name}.{relu2}"}
+            if shortcut_of(stage, block):
+                expected[f"{name}.{shortcut}"] = f"{name}.{relu2}"
+    return expected
+
+
+def changes_shape(stage, block):
+    return stage > 1 and block == 0
+
+
+def always(stage, block):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("build", "stages", "blocks"),
+    [(resnet8_cifar, 3, 1), (resnet20_cifar, 3, 3), (resnet18_cifar, 4, 2)],
+)
+@pytest.mark.parametrize(("rule", "shortcut_of"), [("plain", changes_shape), ("all", always)])
+def test_cifar_resnets_shortcut_and_second_convolution_share_a_relu(
+    build, stages, blocks, rule, shortcut_of
+):
+    net = build(10, 3, 0.25, rule)
+    expected = resnet_activations(stages, blocks, "relu1", "relu2", "shortcut.conv", shortcut_of)
+    assert activations_behind(net, (3, 32, 32)) == expected
+
+
+def test_vgg19s_activations_in_order():
+    net = vgg19_cifar(10, 1, 0.25)
+    expected = {f"features.conv{n}": f"features.relu{n}" for n in range(1, 17)}
+    assert activations_behind(net, (1, 28, 28)) == expected
+
+
+def test_timm_resnet18_with_in_place_activations():
+    net = timm.create_model("resnet18.tv_in1k")
+    expected = resnet_activations(4, 2, "act1", "act2", "downsample.0", changes_shape)
+    assert activations_behind(net, (3, 64, 64)) == expected
+
+
+def test_mobilenetv2s_linear_bottlenecks_have_none():
+    net = timm.create_model("mobilenetv2_100.ra_in1k")
+    names = [name for name, module in net.named_modules() if isinstance(module, COUNTED)]
+    found = activations_behind(net, (3, 64, 64))
+    bottlenecks = {n for n in names if n.endswith("conv_pwl")} | {"blocks.0.0.conv_pw"}
+    assert set(names) - found.keys() == bottlenecks | {"classifier"}
+    assert found["conv_stem"] == "bn1.act"
+    assert found["blocks.0.0.conv_dw"] == "blocks.0.0.bn1.act"
+    assert found["blocks.3.1.conv_pw"] == "blocks.3.1.bn1.act"
+    assert found["blocks.3.1.conv_dw"] == "blocks.3.1.bn2.act"
+    assert found["conv_head"] == "bn2.act"
+
+
+def test_frozen_network_has_the_same_activations():
+    net = resnet8_cifar(10, 1, 0.5, "all").requires_grad_(False)
+    assert len(activations_behind(net, (1, 28, 28))) == 10  # stem, three blocks of three
+
+
+def test_in_place_activation_behind_a_linear_layer_on_tokens():
+    net = nn.Sequential(nn.Flatten(2), nn.Linear(16, 10), nn.ReLU(inplace=True), nn.Linear(10, 4))
+    assert activations_behind(net, (3, 4, 4)) == {"1": "2"}
+
+
+def test_another_nonlinearity_ends_the_way():
+    for other in (nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Sigmoid(), nn.LeakyReLU(), nn.Tanh()):
+        net = nn.Sequential(nn.Conv2d(3, 2, 1), other, nn.MaxPool2d(2), nn.ReLU())
+        assert activations_behind(net, (3, 4, 4)) == {}, other
+
+
+def test_activation_that_runs_twice_stops_with_its_name():
+    with pytest.raises(NotImplementedError, match=r"activation 'relu' \(ReLU\) runs more than"):
+        activations_behind(Twice(), (3, 4, 4))
+
+
+# Layers that read one tensor: counts of the papers' networks, then what separates two readers.
+
+
+@pytest.mark.parametrize(
+    ("net", "inner", "items", "pairs"),
+    [
+        (timm.create_model("resnet50"), 52, 48, ["layer1", "layer2", "layer3", "layer4"]),
+        (timm.create_model("resnet101"), 103, 99, ["layer1", "layer2", "layer3", "layer4"]),
+        (timm.create_model("mobilenetv2_100"), 51, 51, []),
+    ],
+    ids=["resnet50", "resnet101", "mobilenetv2"],
+)
+def test_linked_layers_of_imagenet_networks(net, inner, items, pairs):
+    shapes = [shape.name for shape in layer_shapes(net, (3, 32, 32))]
+    linked = linked_layers(net, (3, 32, 32))
+    assert [name for item in linked for name in item] == in_item_order(shapes, linked)
+    assert (len(shapes) - 2, len(linked) - 2) == (inner, items)
+    expected = [(f"{stage}.0.conv1", f"{stage}.0.downsample.0") for stage in pairs]
+    assert [item for item in linked if len(item) > 1] == expected
+
+
+def in_item_order(names, items):
+    """Names by the first layer of their item, then by execution order."""
+    item_of = {name: item for item in items for name in item}
+    return sorted(names, key=lambda name: names.index(item_of[name][0]))
+
+
+def test_linked_layers_of_resnet20_with_and_without_quantizers():
+    net = resnet20_cifar(10, 3, 0.5, "plain")
+    linked = linked_layers(net, (3, 32, 32))
+    pairs = [(f"layer{n}.0.conv1", f"layer{n}.0.shortcut.conv") for n in (2, 3)]
+    assert [item for item in linked if len(item) > 1] == pairs
+    assert linked[0] == ("conv1",)
+    assert linked[-1] == ("fc",)
+    assert len(linked) - 2 == 18
+
+    quantizer = partial(MinMax, batched=True)
+    callback = Quantize(
+        weight=partial(MinMax, batched=False), act=quantizer, inner=[4, 4], ends=None, layers={}
+    )
+    callback.attach(net, (3, 32, 32))
+    assert linked_layers(net, (3, 32, 32)) == linked
+
+
+class Readers(nn.Module):
+    """Two layers read a tensor, the second one after ``between``."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.between = between
+        self.stem, self.one, self.two = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.one(x).mean()
+        return y + self.two(self.between(x))
+
+
+def changed_in_place(x):
+    x[0, 0, 0, 0] = 1.0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("between", "linked"),
+    [
+        (nn.Identity(), True),
+        (nn.Dropout(0.5), True),
+        (torch.Tensor.detach, True),
+        (lambda x: x.view(x.shape), True),
+        (torch.clone, False),
+        (nn.ReLU(), False),
+        (nn.ReLU(inplace=True), False),
+        (nn.MaxPool2d(1), False),
+        (changed_in_place, False),
+        (lambda x: x.view(-1).mul_(2).view(x.shape), False),
+        (lambda x: x.mT, False),
+        (lambda x: x[:, :1].expand(-1, 3, -1, -1), False),
+        (lambda x: x[:, :, 1:], False),
+    ],
+    ids=["identity", "dropout", "detached", "view", "clone", "relu", "relu in place", "pool",
+         "assignment", "in place by a view", "transposed", "expanded", "sliced"],
+)  # fmt: skip
+def test_two_layers_are_linked_if_the_very_same_tensor_enters_both(between, linked):
+    groups = [("stem",), ("one", "two")] if linked else [("stem",), ("one",), ("two",)]
+    assert linked_layers(Readers(between), (3, 4, 4)) == groups
+
+
+class Halves(Readers):
+    def forward(self, x):
+        left, right = self.stem(x).chunk(2, dim=-1)
+        return self.one(left) + self.two(right)
+
+
+def test_two_halves_of_one_tensor_are_two():
+    assert len(linked_layers(Halves(None), (3, 4, 4))) == 3
+
+
+class SeparateAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 2, stride=2)
+        self.out, self.value, self.key, self.query = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).mT
+        return self.out(F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x)))
+
+
+def test_query_key_and_value_are_one_item():
+    expected = [("embed",), ("query", "key", "value"), ("out",)]
+    assert linked_layers(SeparateAttention(), (3, 4, 4)) == expected
+
+
+class Head(nn.Module):
+    """A layer that reads two tensors, each with a reader of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.own, self.other, self.shared = (
+            nn.Conv2d(3, 3, 1) for _ in range(5)
+        )
+
+    def forward(self, x):
+        one, two = self.first(x), self.second(x.relu())
+        alone = self.own(one) + self.other(two)
+        return alone + self.shared(one) + self.shared(two)
+
+
+def test_layer_that_runs_twice_joins_both_groups():
+    expected = [("first",), ("second",), ("own", "other", "shared")]
+    assert linked_layers(Head(), (3, 4, 4)) == expected

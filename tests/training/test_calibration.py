@@ -1,0 +1,189 @@
+"""Runs without training: what they measure, what calibration changes, and what it leaves alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from quantable.base.errors import UserError
+from quantable.columns import COLUMNS, Facts
+from quantable.config.composition import compose_run
+from quantable.config.signature import signature
+from quantable.cost.hardware import hardware_of
+from quantable.data.images import Images
+from quantable.methods.lsq import LSQ
+from quantable.run import run_cell
+from quantable.store.record import Record
+from quantable.store.store import Store
+from quantable.tables.cells import Cell
+from quantable.training.calibration import calibrate
+from quantable.training.finished import load_network
+
+SMALL = [
+    *("recipe=post_training", "recipe.epochs=0", "recipe.batch_size=16"),
+    *("data.train_images=40", "data.val_images=24", "data.test_images=50"),
+    *("trainer.threads=1", "trainer.accelerator=cpu"),
+]
+QUANTIZED = ["quantizer=minmax", "quantizer.callback.weight.per_channel=true", "bits.inner=[4,4]"]
+
+
+def run(store: Store, *words: str) -> Record:
+    cell = Cell(None, "single", 0, compose_run([*SMALL, *words]) | {"seed": 0}, words)
+    record = run_cell(cell, store, "", lambda *_: None)
+    store.add(record)
+    return record
+
+
+def predictions(record: Record, store: Store, images: Images) -> tuple[Any, Any]:
+    """Class scores (n, classes) of the kept network on the test images, and their labels."""
+    net = load_network(record, store.weights(record.name))
+    with torch.no_grad():
+        parts = [(net(x), y) for x, y in images.eval_batches("test", 16, "cpu")]
+    scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return scores.double().numpy(), labels.numpy()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Images, Record, Record]:
+    """A store with a float run, and a quantized one of it."""
+    store = Store(tmp_path_factory.mktemp("runs"))
+    first = run(store)
+    words = [f"start={first.signature}", f"teacher={first.signature}", *QUANTIZED]
+    images = instantiate(compose_run(SMALL)["data"]["loader"])
+    return store, images, first, run(store, *words)
+
+
+def test_metrics_are_those_of_the_kept_network(
+    runs: tuple[Store, Images, Record, Record],
+) -> None:
+    store, images, *records = runs
+    for record in records:
+        scores, labels = predictions(record, store, images)
+        log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        (line,) = record.history
+        right = scores.argmax(axis=1) == labels
+        assert line.test_top1_pct == pytest.approx(100 * right.mean())
+        assert line.test_loss == pytest.approx(-log_p[range(50), labels].mean(), rel=1e-5)
+        assert (line.epoch, line.learning_rate, line.train_loss) == (0, None, None)
+        assert record.metrics["last"] == record.metrics["best"]
+        assert set(record.metrics["last"]) == {
+            *("epoch", "test_top1_pct", "val_top1_pct", "test_loss")
+        }
+
+
+def test_agreement_is_the_share_of_equal_predictions(
+    runs: tuple[Store, Images, Record, Record],
+) -> None:
+    store, images, first, quantized = runs
+    theirs, ours = (predictions(r, store, images)[0].argmax(axis=1) for r in (first, quantized))
+    assert quantized.history[0].agreement_pct == pytest.approx(100 * (theirs == ours).mean())
+    assert 0 < (theirs == ours).mean() < 1
+    assert first.history[0].agreement_pct is None
+
+
+def test_weights_stay_bit_by_bit(runs: tuple[Store, Images, Record, Record]) -> None:
+    store, _, first, quantized = runs
+    before, after = (
+        torch.load(store.weights(record.name), weights_only=True) for record in (first, quantized)
+    )
+    plain = {
+        name.replace(".parametrizations.weight.original", ".weight"): value
+        for name, value in after.items()
+    }
+    learned = [name for name in before if name.endswith(("weight", "bias"))]
+    assert len(learned) == len([*load_network(first, store.weights(first.name)).parameters()])
+    for name in learned:
+        assert torch.equal(before[name], plain[name]), name
+    assert not torch.equal(before["bn1.running_var"], after["bn1.running_var"])
+
+
+def test_columns_know_that_nothing_was_trained(
+    runs: tuple[Store, Images, Record, Record],
+) -> None:
+    *_, record = runs
+    phase = record.phases[0]
+    config = compose_run([*SMALL, *QUANTIZED])
+    facts = Facts(None, phase.bit_map, hardware_of(config), record, phase)
+    assert COLUMNS["epochs"].value(facts) == 0
+    assert COLUMNS["top1_pct"].value(facts) == record.history[0].test_top1_pct
+    assert COLUMNS["best_top1_pct"].value(facts) == record.history[0].test_top1_pct
+    assert COLUMNS["agreement_pct"].value(facts) == record.history[0].agreement_pct
+    assert COLUMNS["training_complexity"].value(facts) is None
+    assert COLUMNS["training_macs"].value(facts) is None
+    assert record.history[0].training_complexity is None
+
+
+def test_without_held_out_images_their_number_is_null(tmp_path: Path) -> None:
+    record = run(Store(tmp_path), "data.val_images=0")
+    assert record.history[0].val_top1_pct is None
+    assert record.data.sizes == {"train": 40, "val": 0, "test": 50}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipe.epochs=1"], "recipe.optimizer: there is none; choose a recipe that trains"),
+        (
+            ["model=timm", "model.net.name=resnet18.tv_in1k", "model.net.weights_sha256=abc"],
+            "model.net.weights: the run begins with the weights of SHA-256 abc: name their file",
+        ),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(Store(tmp_path), *words)
+
+
+# Calibration alone
+
+
+def batches(*sizes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    for n in sizes:
+        yield 3 + torch.randn(n, 2, 4, 4, generator=generator), torch.zeros(n)
+
+
+def test_batch_norms_get_the_mean_of_the_batches_statistics() -> None:
+    norm = nn.BatchNorm2d(2)
+    norm.running_mean = torch.full((2,), 9.0)
+    calibrate(nn.Sequential(nn.Dropout(0.5), norm), batches(5, 3))
+    parts = [x.numpy() for x, _ in batches(5, 3)]
+    mean = np.mean([x.mean(axis=(0, 2, 3)) for x in parts], axis=0)
+    var = np.mean([x.var(axis=(0, 2, 3), ddof=1) for x in parts], axis=0)
+    np.testing.assert_allclose(norm.running_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var, var, rtol=1e-5)
+    assert (norm.momentum, norm.training) == (0.1, False)
+
+
+def test_batch_norms_are_kept_where_that_is_asked_for() -> None:
+    norm, quantizer = nn.BatchNorm2d(2), LSQ(4, signed=True, batched=True)
+    norm.running_mean = torch.full((2,), 9.0)
+    calibrate(nn.Sequential(norm, quantizer), batches(5, 3), keep_batch_norms=True)
+    assert norm.running_mean.tolist() == [9.0, 9.0]
+    assert norm.running_var is not None
+    assert norm.running_var.tolist() == [1.0, 1.0]
+    x, _ = next(batches(5))
+    seen = (x - 9) / (1 + norm.eps) ** 0.5  # what the quantizer got: the kept statistics were used
+    assert quantizer.step.item() == pytest.approx(2 * seen.abs().mean().item() / 7**0.5, rel=1e-5)
+
+
+def test_null_batch_norms_ask_the_same_question_as_before() -> None:
+    """Records from before the key are found again."""
+    config = compose_run(SMALL)
+    assert config["recipe"].pop("batch_norms") is None
+    assert signature(config) == signature(compose_run(SMALL))
+    assert signature(compose_run([*SMALL, "recipe.batch_norms=kept"])) != signature(config)
+
+
+def test_the_first_batch_sets_a_learned_step() -> None:
+    quantizer = LSQ(4, signed=True, batched=True)
+    calibrate(nn.Sequential(quantizer), batches(5, 3))
+    x, _ = next(batches(5))
+    assert quantizer.step.item() == pytest.approx(2 * x.abs().mean().item() / 7**0.5, rel=1e-5)
+    assert quantizer.initialized
+    assert not quantizer.training
