@@ -15,7 +15,7 @@ import yaml
 from quantable.allocation.program import program_names
 from quantable.base.errors import UserError
 from quantable.cli import asked_tables, parse
-from quantable.tables.schema import table_names
+from quantable.tables.schema import Chosen, Row, Table, read_table, table_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/methods/*.md")])
@@ -117,9 +117,7 @@ def test_add_a_method_quotes_lsq_as_it_is() -> None:
 
 
 def test_add_a_table_shows_a_table_that_can_be_read(tmp_path: Path) -> None:
-    from quantable.tables.schema import Row, Table, read_table
-
-    block, _ = yaml_blocks("docs/add-a-table.md")
+    block, *_ = yaml_blocks("docs/add-a-table.md")
     path = tmp_path / "ad_example.yaml"
     path.write_text(block)
     table = read_table(path)
@@ -130,8 +128,22 @@ def test_add_a_table_shows_a_table_that_can_be_read(tmp_path: Path) -> None:
     assert set(Row.model_fields) - shown == explained_below
 
 
+def test_add_a_table_shows_families_that_can_be_read(tmp_path: Path) -> None:
+    block, families, _ = yaml_blocks("docs/add-a-table.md")
+    content, more = yaml.safe_load(block), yaml.safe_load(families)
+    for key in ("rows", "claims"):
+        content[key] |= more[key]
+    path = tmp_path / "ad_example.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    table = read_table(path)
+    assert list(table.rows)[-6:] == ["eagl", "hawq", "eagl_90", "eagl_80", "hawq_90", "hawq_80"]
+    assert table.rows["hawq_80"].label == "HAWQ trace, 80 %"
+    assert table.rows["hawq_80"].chosen == Chosen(by="hawq", budgets={"linear": 0.8})
+    assert table.claims["EA-2 80 %"].others == ("hawq_80",)
+
+
 def test_add_a_table_shows_published_numbers_that_can_be_read(tmp_path: Path) -> None:
-    _, block = yaml_blocks("docs/add-a-table.md")
+    *_, block = yaml_blocks("docs/add-a-table.md")
     path = tmp_path / "my.yaml"
     path.write_text(block)
     (table,) = asked_tables(parse(["+table=ad_cifar10", f"published={path}"]))

@@ -5,7 +5,7 @@ This is the only reader of ``conf/table``; its schema is the documentation of th
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -18,6 +18,7 @@ from quantable.base.errors import UserError, unknown
 from quantable.base.places import CONF
 from quantable.base.strict import Strict
 from quantable.columns import COLUMNS, SIZES
+from quantable.tables.families import expanded
 from quantable.tables.points import read_points
 
 TABLES = CONF / "table"
@@ -284,7 +285,8 @@ def load_table(name: str) -> Table:
 def read_table(path: Path) -> Table:
     """Read and check one table file."""
     try:
-        table = Table.model_validate(_with_points(yaml.safe_load(path.read_text()), path))
+        content = yaml.load(path.read_text(), _OneOfEach)
+        table = Table.model_validate(_with_points(_with_families(content, path), path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
     except ValidationError as error:
@@ -292,6 +294,31 @@ def read_table(path: Path) -> Table:
     if table.id != path.stem:
         raise UserError(f"{path}: id: '{table.id}' is not the file's name, {path.stem}")
     return table
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """Reads YAML in which no mapping has a key twice: PyYAML would forget the first silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if keys.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a second entry of the name '{name}'", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _with_families(content: object, path: Path) -> object:
+    """The file's content, with a row or claim for each member of a family (``for:``)."""
+    if not isinstance(content, dict):
+        return content
+    families = {
+        block: expanded(content[block], f"{path}: {block}")
+        for block in ("rows", "claims")
+        if isinstance(content.get(block), dict)
+    }
+    return content | families
 
 
 def _with_points(content: object, path: Path) -> object:
