@@ -19,6 +19,7 @@ from quantable.build import fit, trainer_of
 from quantable.classifier import Classifier, Evaluate, Keep
 from quantable.data.images import EvalBatches, Split, TrainBatches
 from quantable.preempt import Preempted, heed, heeding, listen, noted
+from quantable.tick import Tick
 
 SIZE = (1, 8, 8)
 PREEMPTED = 75
@@ -110,8 +111,8 @@ def train(path: Path, *, signal_batch: int | None = None, signal_evaluation: int
     )
     images = Drawn(signal_evaluation)
 
-    def tell(epoch: int, epochs: int, batch: int, batches: int) -> None:
-        if (epoch, batch - 1) == (1, signal_batch):
+    def tell(tick: Tick) -> None:
+        if (tick.epoch, tick.batch - 1) == (1, signal_batch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     keep = Keep(path, every_seconds=600, quantize=None, commit="", clean=True)

@@ -24,7 +24,7 @@ from quantable.build import (
 )
 from quantable.calibrate import calibrate
 from quantable.checkout import checkout
-from quantable.classifier import SPLITS, Classifier, Evaluate, Keep, Tell, measured, save
+from quantable.classifier import SPLITS, Classifier, Evaluate, Keep, measured, save
 from quantable.columns import COLUMNS, Facts, Hardware, complexity, hardware_of, uniform
 from quantable.config import portable
 from quantable.data.images import Images
@@ -37,6 +37,7 @@ from quantable.saved import final_weights, load_plain
 from quantable.search.run import run_search
 from quantable.store import Store
 from quantable.table import Cell
+from quantable.tick import Tell
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "numpy")
 

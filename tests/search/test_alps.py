@@ -17,6 +17,7 @@ from quantable.layers import Bits
 from quantable.search.alps import Alps
 from quantable.search.run import Start, items_of
 from quantable.store import Store
+from quantable.tick import Tick
 
 WORDS = [
     *("model=resnet8_cifar", "data=fashion_mnist_mini", "quantizer=lsq", "search=alps"),
@@ -102,8 +103,8 @@ class KilledError(Exception):
 def test_an_interrupted_search_keeps_its_items(tmp_path: Path) -> None:
     whole = ALPS(start(tmp_path / "whole"))
 
-    def kill(done: int, *_: int) -> None:
-        if done == 1:
+    def kill(tick: Tick) -> None:
+        if str(tick) == "item 2 of 4 done":  # of three items and the reference
             raise KilledError
 
     with pytest.raises(KilledError):

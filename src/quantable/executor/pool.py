@@ -218,10 +218,8 @@ def _queue(store: Store, cell: Cell, name: str) -> None:
 
 def _show(pool: Pool, worker: Worker) -> None:
     status = read_status(pool.store, worker.name)
-    if status is not None and status.pid == worker.process.pid and status.batches:
-        pool.progress.move(
-            worker.cell, status.epoch or 0, status.epochs or 1, status.batch or 0, status.batches
-        )
+    if status is not None and status.pid == worker.process.pid and status.tick is not None:
+        pool.progress.move(worker.cell, status.tick)
 
 
 def _stop(pool: Pool) -> None:

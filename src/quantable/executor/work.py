@@ -13,13 +13,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from quantable.bits_file import write_bits
-from quantable.executor.attempt import Tell, attempt, note_done
+from quantable.executor.attempt import attempt, note_done
 from quantable.executor.frozen import Frozen, decided, thaw
 from quantable.executor.status import cancelled, fail, log_path, read_status
 from quantable.names import UserError
 from quantable.preempt import Preempted, heed, listen
+from quantable.progress import Lines
 from quantable.record import cell_name
 from quantable.store import Store
+from quantable.table import Cell
+from quantable.tick import Tell, Tick
 
 AGAIN = 75  # EX_TEMPFAIL
 POLL_SECONDS = 2.0
@@ -73,7 +76,7 @@ def _finish(frozen: Frozen, store: Store) -> None:
             raise Preempted("cancelled")
         with store.claim(name) as claimed:
             if claimed and not store.has(cell.signature, frozen.variant):
-                attempt(cell, store, frozen.variant, _stop_with(parent))
+                attempt(cell, store, frozen.variant, _told(cell, parent))
         if not claimed:
             time.sleep(POLL_SECONDS)
     if cell.bits is not None:
@@ -94,14 +97,23 @@ def _wait_for(need: str, frozen: Frozen, store: Store) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _stop_with(parent: int) -> Tell:
-    """End as on a signal when the process that started this one is gone: nobody waits for it."""
+def _told(cell: Cell, parent: int) -> Tell:
+    """Write to the log how far the cell is; end as on a signal when ``parent`` is gone.
 
-    def tell(epoch: int, planned: int, batch: int, batches: int) -> None:
+    That started this process, and without it nobody waits for this one.
+    """
+    lines = Lines(cell, _say)
+
+    def tell(tick: Tick) -> None:
+        lines(tick)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return tell
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class _logged(AbstractContextManager[None]):  # noqa: N801 - used like a function

@@ -30,6 +30,7 @@ from quantable.preempt import ignore
 from quantable.record import write_json
 from quantable.search.run import Found, Start, items_of
 from quantable.store import Store
+from quantable.tick import Tick
 
 Item = tuple[str, ...]
 REFERENCE: Item = ()  # nothing goes down
@@ -59,7 +60,7 @@ class Alps:
         todo = [i for i in range(len(jobs)) if not kept[i].exists()]
         for done, (i, result) in enumerate(self._results(start, jobs, todo), len(earlier)):
             write_json(kept[i], result)
-            start.tell(done, len(jobs), 1, 1)
+            start.tell(Tick(done, len(jobs), 1, 1, unit="item"))
         results = [json.loads(path.read_text()) for path in kept]
         loss = [result["loss"] for result in results]
         return Found(
