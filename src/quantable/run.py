@@ -17,10 +17,10 @@ from quantable.build import (
     devices_of,
     fit,
     loading_of,
+    module_of,
     on_gpus,
     part_of,
     trainer_of,
-    weight_decay,
 )
 from quantable.calibrate import calibrate
 from quantable.checkout import checkout
@@ -83,14 +83,7 @@ def _train(
     config = dict(cell.config)
     folder = store.cell(cell_name(cell.signature, variant))
     net, quantize, recipe = built.net, built.quantize, config["recipe"]
-    module = Classifier(
-        net,
-        input_size=built.input_size,
-        optimizer=part_of(config, "recipe.optimizer"),
-        schedule=part_of(config, "recipe.schedule"),
-        epochs=recipe["epochs"],
-        weight_decay=weight_decay(recipe, quantize),
-    )
+    module = module_of(config, net, quantize, built.input_size, epochs=recipe["epochs"])
     if (teacher := _teacher(config, store, variant)) is not None:
         module.teach(teacher)
     commit, clean = cell.origin or checkout()

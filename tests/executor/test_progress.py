@@ -1,25 +1,30 @@
-"""What a run says while it goes on: lines on a pipe, bars on a terminal."""
+"""What a run says while it goes on: lines on a pipe, bars on a terminal, and how long it takes."""
 
 import io
 import os
+import random
 import re
 import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from quantable import classifier, progress
 from quantable.config import compose_run
-from quantable.executor import work
+from quantable.executor import inline, pool, work
 from quantable.executor.board import Work
+from quantable.executor.expected import expected
 from quantable.executor.inline import run_inline
 from quantable.progress import Lines, Progress
 from quantable.store import Store
 from quantable.table import Asked, Cell, load_table
 from quantable.tick import Tick
+from quantable.timing import timed_step
 
 TABLE = load_table("ad_quickstart")
 # Two epochs of two batches.
@@ -128,10 +133,87 @@ def test_a_workers_log_has_the_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    for executor in ("pool", "slurm"):
+    monkeypatch.setattr(work, "expected", lambda cells: f"{cells[0].label} takes long")
+    for executor, more in (("pool", []), ("slurm", ["float seed 0 takes long"])):
         cell = the_cell(f"executor={executor}")
         work._told(cell, os.getppid())(TICK)
         assert capsys.readouterr().err.splitlines() == [
+            *more,
             f"float seed 0 begins: run {cell.signature}, 2 epochs planned",
             "float seed 0: epoch 3 of at most 12, loss 0.5321, held-out 71.20 %, about 2 min left",
         ]
+
+
+# How long a run takes
+
+
+def test_a_run_at_budget_paper_without_a_gpu_says_how_long_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, store = work_of(budget="paper"), Store(tmp_path / "said")
+    assert run_inline(asked, store) == {}
+    said = capsys.readouterr().err.splitlines()
+    begins = next(i for i, line in enumerate(said) if " begins: " in line)
+    assert begins == 1
+    assert re.match(
+        r"float seed 0 takes about \S+ (s|min|h).* at budget paper on this machine's CPU "
+        r"\(\S+ s a step, 2 steps x 2 epochs; evaluations not counted\)",
+        said[0],
+    )
+    assert all(word in said[0] for word in ("budget=cpu", "budget=smoke"))
+
+    silent = Store(tmp_path / "silent")
+    monkeypatch.setattr(inline, "expected", lambda cells: None)
+    assert run_inline(work_of(budget="paper"), silent) == {}
+    assert "budget" not in capsys.readouterr().err
+    ((one,), (two,)) = store.records(), silent.records()
+    for a, b in zip(one.history, two.history, strict=True):
+        assert a.model_copy(update={"seconds": 0}) == b.model_copy(update={"seconds": 0})
+    weights = [torch.load(s.weights(one.signature), weights_only=True) for s in (store, silent)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
+@pytest.mark.parametrize(
+    ("words", "budget"),
+    [([], "cpu"), ([], "smoke"), (["recipe.epochs=0"], "paper")],
+)
+def test_nothing_is_timed_at_a_smaller_budget_or_without_training(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], budget: str
+) -> None:
+    monkeypatch.setattr("quantable.timing.timed_step", lambda config: pytest.fail("timed"))
+    assert expected([the_cell(*words, budget=budget)]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs"),
+    [
+        (["recipe.channels_last=true", "teacher=0123456789ab"], 2),
+        (["quantizer=lsq", "recipe=lsq", "recipe.epochs=3"], 3),  # weight decay by bits
+        (["quantizer=ad", "quantizer.callback.max_epochs=5"], 5),
+        (["quantizer=edge", "quantizer.callback.epochs=[4,2,1]", "bits.inner=[6,6]"], 4),
+    ],
+    ids=["float", "lsq", "ad", "edge"],
+)
+def test_timing_a_step_leaves_no_trace(words: list[str], epochs: int) -> None:
+    config = compose_run([*TINY, *words])
+    torch.manual_seed(3)
+    states = [torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()]
+    before = torch.get_num_threads()
+    step = timed_step(config | {"trainer": config["trainer"] | {"threads": before + 1}})
+    assert step.epochs == epochs  # of the first phase
+    assert step.seconds > 0
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert random.getstate() == states[2]
+
+
+@pytest.mark.slow
+def test_a_pool_says_it_too_with_a_workers_share_of_the_cores() -> None:
+    cells = work_of(budget="paper", rows=("float", "bits4")).cells
+    said = pool._expected(cells, 1)
+    assert said is not None
+    assert said.startswith("float seed 0, one of 2 cells to train, takes about ")
+    assert pool._expected(work_of().cells, 1) is None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from quantable.bits_file import write_bits
 from quantable.executor.attempt import attempt, note_done
 from quantable.executor.board import Board, Work
+from quantable.executor.expected import expected
 from quantable.names import UserError
 from quantable.preempt import heed, listen
 from quantable.progress import Progress
@@ -22,9 +23,12 @@ def run_inline(work: Work, store: Store) -> Failures:
     """Train what misses, waiting for cells that another runner holds."""
     failures: Failures = {}
     board, waiting = Board(store), list(work.cells)
-    if all(store.has(cell.signature, board.variant(cell)) for cell in waiting):
+    todo = [cell for cell in waiting if not store.has(cell.signature, board.variant(cell))]
+    if not todo:
         return failures
     with listening(), Progress(len(waiting)) as progress:
+        if (said := expected(todo)) is not None:
+            progress.say(said)
         while waiting:
             now = (work.again(cell) for cell in waiting)
             left = [c for c in now if not _settle(c, store, board.variant(c), progress, failures)]

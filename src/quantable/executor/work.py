@@ -14,6 +14,7 @@ from pathlib import Path
 
 from quantable.bits_file import write_bits
 from quantable.executor.attempt import attempt, note_done
+from quantable.executor.expected import expected
 from quantable.executor.frozen import Frozen, decided, thaw
 from quantable.executor.status import cancelled, fail, log_path, read_status
 from quantable.names import UserError
@@ -102,6 +103,8 @@ def _told(cell: Cell, parent: int) -> Tell:
 
     That started this process, and without it nobody waits for this one.
     """
+    if cell.config["executor"]["name"] == "slurm" and (said := expected([cell])) is not None:
+        _say(said)  # a pool has said it to its user
     lines = Lines(cell, _say)
 
     def tell(tick: Tick) -> None:

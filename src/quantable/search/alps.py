@@ -21,7 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from quantable.build import build, fit, loading_of, part_of, trainer_of, weight_decay
+from quantable.build import build, fit, loading_of, module_of, trainer_of
 from quantable.classifier import Classifier, evaluate
 from quantable.data.images import first_images
 from quantable.layers import Bits
@@ -115,14 +115,7 @@ def tuned_loss(start: Start, state: dict[str, Any], item: Item, held_out: int) -
     config, built = start.config, start.built
     built.net.load_state_dict(state)
     start.quantize.set_bits(dict.fromkeys(item, start.low))
-    module = Classifier(
-        built.net,
-        input_size=built.input_size,
-        optimizer=part_of(config, "recipe.optimizer"),
-        schedule=part_of(config, "recipe.schedule"),
-        epochs=1,
-        weight_decay=weight_decay(config["recipe"], start.quantize),
-    )
+    module = module_of(config, built.net, start.quantize, built.input_size, epochs=1)
     loading = loading_of(config, start.device)
     trainer = trainer_of(config)
     trainer.callbacks.append(Advance())  # type: ignore[attr-defined]
