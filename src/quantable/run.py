@@ -13,6 +13,7 @@ from torch import nn
 
 from quantable.base.bits import FLOAT_BITS
 from quantable.base.devices import count, together
+from quantable.base.tick import Tell
 from quantable.columns import COLUMNS, Facts, complexity
 from quantable.config.signature import portable
 from quantable.cost.hardware import Hardware, hardware_of
@@ -31,14 +32,14 @@ from quantable.training.build import (
     devices_of,
     fit,
     loading_of,
+    module_of,
     on_gpus,
     part_of,
     trainer_of,
-    weight_decay,
 )
 from quantable.training.calibration import calibrate
 from quantable.training.checkpoint import Keep, save
-from quantable.training.classifier import Classifier, Tell
+from quantable.training.classifier import Classifier
 from quantable.training.evaluation import SPLITS, Evaluate, measured
 from quantable.training.finished import final_weights, load_plain
 
@@ -86,14 +87,7 @@ def _train(
     config = dict(cell.config)
     folder = store.cell(cell_name(cell.signature, variant))
     net, quantize, recipe = built.net, built.quantize, config["recipe"]
-    module = Classifier(
-        net,
-        input_size=built.input_size,
-        optimizer=part_of(config, "recipe.optimizer"),
-        schedule=part_of(config, "recipe.schedule"),
-        epochs=recipe["epochs"],
-        weight_decay=weight_decay(recipe, quantize),
-    )
+    module = module_of(config, net, quantize, built.input_size, epochs=recipe["epochs"])
     if (teacher := _teacher(config, store, variant)) is not None:
         module.teach(teacher)
     commit, clean = cell.origin or checkout()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from quantable.base import devices
 from quantable.base.errors import UserError
 from quantable.base.signals import Preempted, listen
+from quantable.base.tick import Tick
 from quantable.config.composition import compose_run
 from quantable.data.images import EvalBatches, Share, Split, TrainBatches
 from quantable.run import _train, run_cell
@@ -115,8 +116,8 @@ def test_two_devices_keep_one_record_of_every_test_image(tmp_path: Path) -> None
     assert found.loss == pytest.approx(whole.metrics["last"]["test_loss"], rel=1e-4)
 
     # stopped by a signal for the first process alone in the second epoch, and taken up again
-    def tell(epoch: int, epochs: int, batch: int, batches: int) -> None:
-        if (epoch, batch) == (1, 3):
+    def tell(tick: Tick) -> None:
+        if (tick.epoch, tick.batch) == (1, 3):
             os.kill(os.getpid(), signal.SIGUSR2)
 
     broken = Store(tmp_path / "broken")

@@ -16,6 +16,7 @@ from killed_runs import ROOT, SMALL, assert_same, checkpoint, finish, start
 from torch import nn
 
 from quantable.base.signals import Preempted, heed, heeding, listen, noted
+from quantable.base.tick import Tick
 from quantable.data.images import EvalBatches, Split, TrainBatches
 from quantable.training.build import fit, trainer_of
 from quantable.training.checkpoint import Keep
@@ -113,8 +114,8 @@ def train(path: Path, *, signal_batch: int | None = None, signal_evaluation: int
     )
     images = Drawn(signal_evaluation)
 
-    def tell(epoch: int, epochs: int, batch: int, batches: int) -> None:
-        if (epoch, batch - 1) == (1, signal_batch):
+    def tell(tick: Tick) -> None:
+        if (tick.epoch, tick.batch - 1) == (1, signal_batch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     keep = Keep(path, every_seconds=600, quantize=None, commit="", clean=True)

@@ -15,7 +15,7 @@ from hand_records import record_of
 
 from quantable.base.files import write_json
 from quantable.base.signals import Preempted
-from quantable.executor import forks, pool
+from quantable.executor import forks, pool, progress
 from quantable.executor.board import Work
 from quantable.executor.pool import run_pool
 from quantable.executor.status import cancel, read_status
@@ -58,6 +58,12 @@ def stand_in(path):
             time.sleep(0.01)
     except Told:
         return 75
+    if word == "train":
+        told = {"epoch": 1, "epochs": 4, "batch": 3, "batches": 6, "loss": 0.5}
+        told |= {"val_top1_pct": 50.0, "seconds_left": 90, "state": "running", "pid": os.getpid()}
+        (store / "status" / f"{name}.new").write_text(json.dumps(told))
+        os.replace(store / "status" / f"{name}.new", store / "status" / f"{name}.json")
+        time.sleep(1)
     time.sleep(0.2)
     (store / "records").mkdir(exist_ok=True)
     shutil.copy(store / "made" / f"{name}.json", store / "records" / f"{name}.json")
@@ -109,6 +115,22 @@ def test_each_cell_runs_once_with_its_share_of_the_cores(
     assert work.cells[2].signature in {line[0] for line in lines[:2]}  # the longest begins early
     assert run_pool([work], store) == {}
     assert len(began(store)) == 3
+
+
+def test_lines_name_the_cells_that_train(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    work = work_of(store, "executor.workers=2", rows=("float", "bits4"))
+    for cell in work.cells:
+        order(store, cell.signature, "train")
+    assert run_pool([work], store) == {}
+    said = capsys.readouterr().err.splitlines()
+    for cell in work.cells:
+        planned = cell.config["recipe"]["epochs"]
+        assert f"{cell.label} begins: run {cell.signature}, {planned} epochs planned" in said
+        place = "epoch 2 of at most 4, loss 0.5000, held-out 50.00 %, about 1 min left"
+        assert f"{cell.label}: {place}" in said
 
 
 def test_a_killed_cell_is_tried_again_and_one_that_fails_is_not(store: Store) -> None:

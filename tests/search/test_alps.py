@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from quantable.base.bits import Bits
+from quantable.base.tick import Tick
 from quantable.config.composition import compose_run
 from quantable.data.images import first_images
 from quantable.search.alps import Alps
@@ -102,8 +103,8 @@ class KilledError(Exception):
 def test_an_interrupted_search_keeps_its_items(tmp_path: Path) -> None:
     whole = ALPS(start(tmp_path / "whole"))
 
-    def kill(done: int, *_: int) -> None:
-        if done == 1:
+    def kill(tick: Tick) -> None:
+        if str(tick) == "item 2 of 4 done":  # of three items and the reference
             raise KilledError
 
     with pytest.raises(KilledError):

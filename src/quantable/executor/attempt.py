@@ -4,11 +4,11 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 
 from quantable.base.errors import UserError
 from quantable.base.signals import Preempted, heed
+from quantable.base.tick import Tell, Tick
 from quantable.executor.status import (
     ERROR_LINES,
     Status,
@@ -22,7 +22,6 @@ from quantable.store.record import Record, cell_name
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
 
-Tell = Callable[[int, int, int, int], None]
 EVERY_SECONDS = 2.0  # between two writes of the status
 
 
@@ -58,30 +57,29 @@ def note_done(store: Store, name: str) -> None:
 class _Watch:
     """Keeps a cell's status up to date while it runs."""
 
-    def __init__(self, store: Store, name: str, status: Status, tell: Tell) -> None:
+    def __init__(self, store: Store, name: str, begun: Status, tell: Tell) -> None:
         self.store = store
         self.name = name
-        self.status = status
+        self.begun = begun
         self.tell = tell
-        self.began: tuple[float, int] | None = None  # when the first batch was done, and which
+        self.tick: Tick | None = None
+        self.first: tuple[float, int] | None = None  # when the first batch was done, and which
         self.written = time.monotonic()
 
-    def __call__(self, epoch: int, planned: int, batch: int, batches: int) -> None:
-        self.tell(epoch, planned, batch, batches)
-        now, done = time.monotonic(), epoch * batches + batch
-        self.began = self.began or (now, done)
-        since, first = self.began
+    @property
+    def status(self) -> Status:
+        """The status of now; made only where it is needed, as ticks come with every batch."""
+        return self.begun if self.tick is None else replace(self.begun, **vars(self.tick))
+
+    def __call__(self, tick: Tick) -> None:
+        now, done = time.monotonic(), tick.done
+        self.first = self.first or (now, done)
+        since, first = self.first
         left = None
         if done > first:
-            left = (now - since) / (done - first) * max(planned * batches - done, 0)
-        self.status = replace(
-            self.status,
-            epoch=epoch,
-            epochs=planned,
-            batch=batch,
-            batches=batches,
-            seconds_left=left,
-        )
+            left = (now - since) / (done - first) * max(tick.total - done, 0)
+        self.tick = replace(tick, seconds_left=left)
+        self.tell(self.tick)
         if now - self.written >= EVERY_SECONDS:
             self.written = now
             write_status(self.store, self.name, self.status)

@@ -159,10 +159,8 @@ def _details(line: Line) -> str:
     if status is None:
         return ""
     said = []
-    if line.word in ("running", "stopped") and status.epochs is not None:
-        said.append(f"epoch {(status.epoch or 0) + 1} of at most {status.epochs}")
-    if line.word == "running" and status.seconds_left is not None:
-        said.append(f"about {duration(status.seconds_left)} left")
+    if line.word in ("running", "stopped") and (tick := status.tick) is not None:
+        said.append(str(tick if line.word == "running" else replace(tick, seconds_left=None)))
     if status.preempted:
         said.append(f"preempted {times(status.preempted)}")
     if status.deaths:
@@ -179,18 +177,6 @@ def times(n: int) -> str:
     ('once', '3 times')
     """
     return "once" if n == 1 else f"{n} times"
-
-
-def duration(seconds: float) -> str:
-    """A time in two units at most.
-
-    >>> duration(42), duration(130), duration(7300)
-    ('42 s', '2 min', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = int(seconds // 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def moving(lines: Iterable[Line]) -> bool:

@@ -9,6 +9,7 @@ from quantable.base.errors import UserError
 from quantable.base.signals import heed, listen
 from quantable.executor.attempt import attempt, note_done
 from quantable.executor.board import Board, Work
+from quantable.executor.expected import expected
 from quantable.executor.progress import Progress
 from quantable.store.bits_file import write_bits
 from quantable.store.record import cell_name
@@ -22,9 +23,12 @@ def run_inline(work: Work, store: Store) -> Failures:
     """Train what misses, waiting for cells that another runner holds."""
     failures: Failures = {}
     board, waiting = Board(store), list(work.cells)
-    if all(store.has(cell.signature, board.variant(cell)) for cell in waiting):
+    todo = [cell for cell in waiting if not store.has(cell.signature, board.variant(cell))]
+    if not todo:
         return failures
     with listening(), Progress(len(waiting)) as progress:
+        if (said := expected(todo)) is not None:
+            progress.say(said)
         while waiting:
             now = (work.again(cell) for cell in waiting)
             left = [c for c in now if not _settle(c, store, board.variant(c), progress, failures)]

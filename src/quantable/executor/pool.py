@@ -7,13 +7,17 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
-from quantable.base.signals import heed
+from quantable.base.signals import heed, ignore
 from quantable.executor.attempt import note_done
 from quantable.executor.board import Board, Work
+from quantable.executor.expected import expected, lasting
 from quantable.executor.forks import Fork, Forks
 from quantable.executor.frozen import freeze, keep_source
 from quantable.executor.inline import Failures, failed_need, listening
@@ -62,7 +66,8 @@ def run_pool(works: Sequence[Work], store: Store) -> Failures:
     """Train what misses, as many cells at once as there are workers."""
     board = Board(store)
     left = {cell.signature: (work, cell) for work in works for cell in work.cells}
-    if all(store.has(cell.signature, board.variant(cell)) for _, cell in left.values()):
+    todo = [c for _, c in left.values() if not store.has(c.signature, board.variant(c))]
+    if not todo:
         return {}
     config = next(iter(left.values()))[1].config
     options, gpus = config["executor"], _gpus(config["trainer"]["accelerator"])
@@ -84,11 +89,31 @@ def run_pool(works: Sequence[Work], store: Store) -> Failures:
             progress=progress,
         )
         try:
+            if not gpus and (said := _expected(todo, threads)) is not None:
+                progress.say(said)
             _run(pool, board, list(left.values()))
         except BaseException:
             _stop(pool)
             raise
     return pool.failures
+
+
+def _expected(cells: Sequence[Cell], threads: int) -> str | None:
+    """What ``expected`` says of a worker's share of the machine; torch stays out of this process.
+
+    Threads that the user gives are the worker's.
+    """
+    if not (long := lasting(cells)):
+        return None
+    trainer = long[0].config["trainer"]
+    shared = trainer | {"threads": trainer["threads"] or threads}
+    first = replace(long[0], config={**long[0].config, "trainer": shared})
+    with (
+        suppress(BrokenProcessPool),  # the memory was not enough; a worker will say so
+        ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=ignore) as apart,
+    ):
+        return apart.submit(expected, [first, *long[1:]]).result()
+    return None
 
 
 def _run(pool: Pool, board: Board, left: list[tuple[Work, Cell]]) -> None:
@@ -218,10 +243,8 @@ def _queue(store: Store, cell: Cell, name: str) -> None:
 
 def _show(pool: Pool, worker: Worker) -> None:
     status = read_status(pool.store, worker.name)
-    if status is not None and status.pid == worker.process.pid and status.batches:
-        pool.progress.move(
-            worker.cell, status.epoch or 0, status.epochs or 1, status.batch or 0, status.batches
-        )
+    if status is not None and status.pid == worker.process.pid and status.tick is not None:
+        pool.progress.move(worker.cell, status.tick)
 
 
 def _stop(pool: Pool) -> None:

@@ -17,23 +17,55 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from quantable.base.tick import Tell, Tick
 from quantable.store.record import Record
 from quantable.tables.cells import Cell
 
-Tell = Callable[[int, int, int, int], None]  # epoch, epochs planned, batch, batches
+LINE_SECONDS = 60.0  # between two lines on a cell where no terminal is
+WIDE = 110  # columns of a terminal that also has room for counts and the time so far
+
+
+class Lines:
+    """Plain lines on one cell: when it begins, and one a minute while it tells its place.
+
+    Call it with each tick.
+    """
+
+    def __init__(self, cell: Cell, say: Callable[[str], None]) -> None:
+        self.cell = cell
+        self.say = say
+        self.said = time.monotonic()
+        say(f"{cell.label} begins: run {cell.signature}, {_planned(cell)}")
+
+    def __call__(self, tick: Tick) -> None:  # noqa: D102
+        now = time.monotonic()
+        if now - self.said >= LINE_SECONDS:
+            self.said = now
+            self.say(f"{self.cell.label}: {tick}")
+
+
+def _planned(cell: Cell) -> str:
+    """What a cell is about to do."""
+    epochs = cell.config["recipe"]["epochs"]
+    if cell.config["search"] is not None:
+        return "a search"
+    if cell.config["quantizer"]["learns_bits"]:
+        return "in phases that learn the bit-widths"
+    return f"{epochs} epochs planned" if epochs else "without training"
 
 
 class Progress:
-    """Two bars on a terminal; elsewhere one plain line for each finished cell."""
+    """Two bars on a terminal; elsewhere plain lines, also while a cell is trained."""
 
     def __init__(self, cells: int) -> None:
         self.console = Console(stderr=True)
+        wide = self.console.width >= WIDE
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            *([MofNCompleteColumn(), TimeElapsedColumn()] if wide else []),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[measures]}"),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -43,8 +75,9 @@ class Progress:
         self.settled = 0
         self.trained = 0
         self.began = time.perf_counter()
-        self.overall = self.bars.add_task("cells", total=cells)
-        self.current: dict[str, tuple[TaskID, float]] = {}  # bar and share done of each cell
+        self.overall = self.bars.add_task("cells", total=cells, measures="")
+        self.current: dict[str, tuple[TaskID, float]] = {}  # bar and share done, by signature
+        self.lines: dict[str, Lines] = {}  # instead, where no terminal is
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -59,20 +92,24 @@ class Progress:
         self.bars.stop()
 
     def start(self, cell: Cell) -> Tell:
-        """Show a cell as being trained; what is returned moves its bar."""
-        self.current[cell.label] = self.bars.add_task(cell.label, total=None), 0.0
+        """Show a cell as being trained; what is returned shows how far it is."""
+        if self.bars.disable:
+            self.lines[cell.signature] = Lines(cell, self.say)
+        else:
+            bar = self.bars.add_task(cell.label, total=None, measures="")
+            self.current[cell.signature] = bar, 0.0
         return partial(self.move, cell)
 
-    def move(self, cell: Cell, epoch: int, planned: int, batch: int, batches: int) -> None:
-        """Move a cell's bar: counted in batches of the planned epochs."""
+    def move(self, cell: Cell, tick: Tick) -> None:
+        """Move a cell's bar, counted in batches of the planned epochs, or let its lines say it."""
         if self.bars.disable:
+            self.lines[cell.signature](tick)
             return
-        bar, _ = self.current[cell.label]
-        done, total = epoch * batches + batch, planned * batches
-        self.current[cell.label] = bar, min(done / total, 1)
-        self.bars.update(bar, completed=done, total=total)
+        bar, _ = self.current[cell.signature]
+        self.current[cell.signature] = bar, min(tick.done / tick.total, 1)
+        self.bars.update(bar, completed=tick.done, total=tick.total, measures=tick.measures)
         shares = sum(share for _, share in self.current.values())
-        words = f" (epoch {epoch + 1} of at most {planned})" if len(self.current) == 1 else ""
+        words = f" ({tick.place})" if len(self.current) == 1 else ""
         # With the shares of unfinished cells, so that a time left is known early.
         self.bars.update(self.overall, completed=self.settled + shares, description=f"cells{words}")
 
@@ -84,23 +121,25 @@ class Progress:
         result = "searched"
         if record.scores is None:
             result = f"top-1 {record.metrics['last']['test_top1_pct']:.2f} %"
-        self.console.print(
+        self.say(
             f"[{self.settled}/{self.cells}] {cell.row} seed {cell.seed}: {result}, "
             f"{record.provenance.wall_seconds:.0f} s"
-            + (f"; about {took / self.trained * left:.0f} s left" if left else ""),
-            highlight=False,
-            markup=False,
+            + (f"; about {took / self.trained * left:.0f} s left" if left else "")
         )
 
     def failed(self, cell: Cell) -> None:
         """Count a cell that ended with an error; its message comes at the end."""
         self._settle(cell)
-        line = f"[{self.settled}/{self.cells}] {cell.row} seed {cell.seed}: failed"
-        self.console.print(line, highlight=False, markup=False)
+        self.say(f"[{self.settled}/{self.cells}] {cell.row} seed {cell.seed}: failed")
+
+    def say(self, line: str) -> None:
+        """Print a line at once, above the bars where there are some."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def stop(self, cell: Cell) -> None:
         """Take a cell's bar away: it goes on later."""
-        bar, _ = self.current.pop(cell.label, (None, 0.0))
+        self.lines.pop(cell.signature, None)
+        bar, _ = self.current.pop(cell.signature, (None, 0.0))
         if bar is not None:
             self.bars.remove_task(bar)
 

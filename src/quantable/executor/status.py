@@ -1,7 +1,7 @@
 """What is known of a cell on its way: one small JSON file each, replaced by rename.
 
-Loads nothing but the standard library: there is little time between a job's last signal and its
-end.
+Loads little more than the standard library: there is little time between a job's last signal and
+its end.
 """
 
 import json
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from quantable.base.tick import Tick
 
 if TYPE_CHECKING:
     from quantable.tables.cells import Cell
@@ -51,7 +53,10 @@ class Status:
     epochs: int | None = None  # planned, at most
     batch: int | None = None
     batches: int | None = None  # of an epoch
+    loss: float | None = None
+    val_top1_pct: float | None = None
     seconds_left: float | None = None
+    unit: str = "epoch"
     error: tuple[str, ...] = ()
     updated: float = 0.0  # seconds since 1970
 
@@ -59,6 +64,15 @@ class Status:
     def place(self) -> float:
         """How far the run is, in epochs."""
         return (self.epoch or 0) + (self.batch or 0) / (self.batches or 1)
+
+    @property
+    def tick(self) -> Tick | None:
+        """The last that the run told of its place."""
+        if self.epochs is None:
+            return None
+        known = {field.name: getattr(self, field.name) for field in fields(Tick)}
+        counted = {"epoch": self.epoch or 0, "batch": self.batch or 0, "batches": self.batches or 1}
+        return Tick(**(known | counted))
 
 
 def read_status(store: Place, name: str) -> Status | None:

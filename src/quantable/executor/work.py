@@ -14,12 +14,16 @@ from pathlib import Path
 
 from quantable.base.errors import UserError
 from quantable.base.signals import Preempted, heed, listen
-from quantable.executor.attempt import Tell, attempt, note_done
+from quantable.base.tick import Tell, Tick
+from quantable.executor.attempt import attempt, note_done
+from quantable.executor.expected import expected
 from quantable.executor.frozen import Frozen, decided, thaw
+from quantable.executor.progress import Lines
 from quantable.executor.status import cancelled, fail, log_path, read_status
 from quantable.store.bits_file import write_bits
 from quantable.store.record import cell_name
 from quantable.store.store import Store
+from quantable.tables.cells import Cell
 
 AGAIN = 75  # EX_TEMPFAIL
 POLL_SECONDS = 2.0
@@ -73,7 +77,7 @@ def _finish(frozen: Frozen, store: Store) -> None:
             raise Preempted("cancelled")
         with store.claim(name) as claimed:
             if claimed and not store.has(cell.signature, frozen.variant):
-                attempt(cell, store, frozen.variant, _stop_with(parent))
+                attempt(cell, store, frozen.variant, _told(cell, parent))
         if not claimed:
             time.sleep(POLL_SECONDS)
     if cell.bits is not None:
@@ -94,14 +98,25 @@ def _wait_for(need: str, frozen: Frozen, store: Store) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _stop_with(parent: int) -> Tell:
-    """End as on a signal when the process that started this one is gone: nobody waits for it."""
+def _told(cell: Cell, parent: int) -> Tell:
+    """Write to the log how far the cell is; end as on a signal when ``parent`` is gone.
 
-    def tell(epoch: int, planned: int, batch: int, batches: int) -> None:
+    That started this process, and without it nobody waits for this one.
+    """
+    if cell.config["executor"]["name"] == "slurm" and (said := expected([cell])) is not None:
+        _say(said)  # a pool has said it to its user
+    lines = Lines(cell, _say)
+
+    def tell(tick: Tick) -> None:
+        lines(tick)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return tell
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class _logged(AbstractContextManager[None]):  # noqa: N801 - used like a function

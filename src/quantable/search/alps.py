@@ -25,10 +25,17 @@ from quantable.base.bits import Bits
 from quantable.base.errors import UserError
 from quantable.base.files import write_json
 from quantable.base.signals import ignore
+from quantable.base.tick import Tick
 from quantable.data.images import first_images
 from quantable.search.run import Found, Start, items_of
 from quantable.store.store import Store
-from quantable.training.build import build, fit, loading_of, part_of, trainer_of, weight_decay
+from quantable.training.build import (
+    build,
+    fit,
+    loading_of,
+    module_of,
+    trainer_of,
+)
 from quantable.training.classifier import Classifier
 from quantable.training.evaluation import evaluate
 
@@ -60,7 +67,7 @@ class Alps:
         todo = [i for i in range(len(jobs)) if not kept[i].exists()]
         for done, (i, result) in enumerate(self._results(start, jobs, todo), len(earlier)):
             write_json(kept[i], result)
-            start.tell(done, len(jobs), 1, 1)
+            start.tell(Tick(done, len(jobs), 1, 1, unit="item"))
         results = [json.loads(path.read_text()) for path in kept]
         loss = [result["loss"] for result in results]
         return Found(
@@ -115,14 +122,7 @@ def tuned_loss(start: Start, state: dict[str, Any], item: Item, held_out: int) -
     config, built = start.config, start.built
     built.net.load_state_dict(state)
     start.quantize.set_bits(dict.fromkeys(item, start.low))
-    module = Classifier(
-        built.net,
-        input_size=built.input_size,
-        optimizer=part_of(config, "recipe.optimizer"),
-        schedule=part_of(config, "recipe.schedule"),
-        epochs=1,
-        weight_decay=weight_decay(config["recipe"], start.quantize),
-    )
+    module = module_of(config, built.net, start.quantize, built.input_size, epochs=1)
     loading = loading_of(config, start.device)
     trainer = trainer_of(config)
     trainer.callbacks.append(Advance())  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ it loses when one item alone goes from the start's bits (``high``) to ``low``.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,13 +17,12 @@ from quantable.allocation.choice import word_of
 from quantable.base.bits import Bits
 from quantable.base.errors import UserError, unknown
 from quantable.base.signals import heed
+from quantable.base.tick import Tell, Tick
 from quantable.networks.trace import linked_layers
 from quantable.quantization.quantize import Quantize
 from quantable.quantization.quantizer import Quantizer
 from quantable.store.record import Item, Scores
 from quantable.training.build import Built, part_of
-
-Tell = Callable[[int, int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def run_search(
     high, low = Bits(*config["bits"]["inner"]), Bits(*search["low"])
     items = items_of(built, high, search["links"])
 
-    def tell_and_heed(done: int, planned: int, batch: int, batches: int) -> None:
-        tell(done, planned, batch, batches)
+    def tell_and_heed(tick: Tick) -> None:
+        tell(tick)
         heed()
 
     began = time.perf_counter()

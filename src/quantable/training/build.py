@@ -90,6 +90,25 @@ def weight_decay(recipe: Mapping[str, Any], quantize: Quantize | None) -> dict[s
     return {name: by_bits[width] for name, width in widths.items() if width in by_bits}
 
 
+def module_of(
+    config: Mapping[str, Any],
+    net: nn.Module,
+    quantize: Quantize | None,
+    input_size: tuple[int, int, int],
+    *,
+    epochs: int,
+) -> Classifier:
+    """What trains ``net`` by the config's recipe, in a first phase of ``epochs``."""
+    return Classifier(
+        net,
+        input_size=input_size,
+        optimizer=part_of(config, "recipe.optimizer"),
+        schedule=part_of(config, "recipe.schedule"),
+        epochs=epochs,
+        weight_decay=weight_decay(config["recipe"], quantize),
+    )
+
+
 def part_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401
     """Instantiate what ``key`` of the config describes; a wrong argument is the user's mistake."""
     node: Any = config

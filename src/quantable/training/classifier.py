@@ -21,7 +21,6 @@ from quantable.base.signals import listen_before_others
 from quantable.data.images import TrainBatches
 
 Batch = tuple[Tensor, Tensor]  # images (n, c, h, w), labels (n,)
-Tell = Callable[[int, int, int, int], None]  # epoch, epochs planned, batch, batches
 
 
 class Classifier(pl.LightningModule):

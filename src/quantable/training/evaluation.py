@@ -12,8 +12,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from quantable.base import devices
 from quantable.base.signals import heeding
+from quantable.base.tick import Tell, Tick
 from quantable.data.images import Images
-from quantable.training.classifier import Batch, Classifier, Tell
+from quantable.training.classifier import Batch, Classifier
+
+READ_SECONDS = 2.0  # between two looks at the loss, for which the device must be waited for
 
 
 class Measures(NamedTuple):
@@ -88,14 +91,27 @@ class Evaluate(pl.Callback):
         # One loader for each split, kept: building it copies the pixels to the device.
         self.batches = {split: images.eval_batches(split, **loading) for split in SPLITS}
         self.began = time.perf_counter()
+        self.loss: float | None = None
+        self.read = -READ_SECONDS - 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
-        """Show progress."""
-        assert isinstance(pl_module, Classifier)
-        planned = pl_module.phase_start + pl_module.phase_epochs
-        self.tell(pl_module.epoch, planned, pl_module.batch + 1, pl_module.batches)
+        """Show progress; the loss is that of the last look."""
+        module = pl_module
+        assert isinstance(module, Classifier)
+        if (now := time.perf_counter()) - self.read >= READ_SECONDS:
+            loss, _, n = module.sums.tolist()
+            self.read, self.loss = now, loss / n
+        tick = Tick(
+            module.epoch,
+            module.phase_start + module.phase_epochs,
+            module.batch + 1,
+            module.batches,
+            loss=self.loss,
+            val_top1_pct=module.history[-1]["val_top1_pct"] if module.history else None,
+        )
+        self.tell(tick)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Append one line to the history."""
