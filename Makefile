@@ -37,8 +37,8 @@ check: setup    ## format, lint and types; changes nothing
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-report: setup    ## fill README's tables from reproduce/evidence (ARGS=--check compares only)
-	$(VENV)/bin/python tools/make_readme.py $(ARGS)
+report: setup    ## fill docs/results, README and cards from reproduce/evidence (ARGS=--check compares only)
+	$(VENV)/bin/python tools/make_results.py $(ARGS)
 
 docs: setup    ## build the documentation's pages in docs/_build/html; warnings are errors
 	$(VENV)/bin/python -m sphinx -q -W --keep-going docs docs/_build/html

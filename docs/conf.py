@@ -1,4 +1,4 @@
-"""Sphinx configuration, and the pages made of tables, records and papers.bib when it is built."""
+"""Sphinx configuration, and what the pages get when they are built: figures, a bibliography."""
 
 import logging
 from pathlib import Path
@@ -8,9 +8,8 @@ from sphinx.application import Sphinx
 from quantable.base.places import ROOT
 from quantable.report.escape import markdown_text
 from quantable.report.figures import write_figures
-from quantable.report.index import Listed, coverage_table, listed, papers
+from quantable.report.index import papers
 from quantable.report.model import Reporter
-from quantable.report.render import markdown
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table, table_names
@@ -28,50 +27,36 @@ html_copy_source = False
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # Sphinx prints what others log
 EVIDENCE = ROOT / "reproduce" / "evidence"
 GENERATED = Path(__file__).parent / "generated"
+TABLES = ":::{toctree}\n:hidden:\n:glob:\n\n*\n:::"
 
 
 def setup(app: Sphinx) -> None:
-    """Write the generated pages before Sphinx looks for pages."""
-    app.connect("builder-inited", lambda _: write_pages(GENERATED))
+    """Write what is generated before Sphinx looks for pages; add to the pages of docs/results."""
+    app.connect("builder-inited", lambda _: write_generated(GENERATED))
+    app.connect("source-read", lambda _, page, source: add_to(page, source))
 
 
-def write_pages(folder: Path) -> None:
-    """Write a page for each table, their index and the bibliography below ``folder``."""
-    tables = folder / "tables"
-    lines = []
+def write_generated(folder: Path) -> None:
+    """Write the figures of each table, in a folder of its own, and the bibliography."""
     for name in table_names():
-        line, page = table_page(name, tables / name)
-        write(tables / f"{name}.md", page)
-        lines.append(line)
-    index = [
-        "# Tables",
-        "Made from `conf/table` and the records in `reproduce/evidence`.",
-        with_links(coverage_table(lines), lines),
-        ":::{toctree}\n:hidden:\n\n" + "\n".join(table_names()) + "\n:::",
-    ]
-    write(tables / "index.md", "\n\n".join(index))
+        reporter = Reporter(load_table(name), Asked(), [Store(EVIDENCE)])
+        if any(entry.measured and entry.measured.data for entry in reporter.report().rows):
+            write_figures(reporter, folder / name, kinds=["svg"])
     write(folder / "papers.md", bibliography())
 
 
-def table_page(name: str, figures: Path) -> tuple[Listed, str]:
-    """A table's line in the index, and its page; its figures go to a folder of their own."""
-    reporter = Reporter(load_table(name), Asked(), [Store(EVIDENCE)])
-    report = reporter.report()
-    line = listed(reporter, report, f"{name}.md")
-    text = markdown(report)[1:]  # the heading one level up
-    if any(entry.measured and entry.measured.data for entry in report.rows):
-        lines = write_figures(reporter, figures, kinds=["svg"])
-        drawn = [line for line in lines if line.endswith(".svg")]
-        pictures = [f"![{path.stem}]({name}/{path.name})" for path in map(Path, drawn)]
-        text = "\n\n".join([text, "## Figures", *pictures])
-    return line, text
-
-
-def with_links(text: str, lines: list[Listed]) -> str:
-    """The list of tables, each leading to its page."""
-    for line in lines:
-        text = text.replace(f"| {line.id} |", f"| [{line.id}]({line.href}) |", 1)
-    return text
+def add_to(page: str, source: list[str]) -> None:
+    """Give a table's page all of its figures that it does not show yet, and the index its pages."""
+    folder, _, name = page.rpartition("/")
+    if folder != "results":
+        return
+    if name == "index":
+        source[0] += f"\n{TABLES}\n"
+    drawn = [path.name for path in sorted((GENERATED / name).glob("*.svg"))]
+    more = [file for file in drawn if f"{name}_{file}" not in source[0]]
+    if more:
+        pictures = [f"![{Path(file).stem}](../generated/{name}/{file})" for file in more]
+        source[0] += "\n\n".join(["\n## Figures", *pictures])
 
 
 def bibliography() -> str:

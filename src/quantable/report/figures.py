@@ -46,17 +46,23 @@ ENERGIES = ("pim_energy_uj", "energy_uj")
 
 
 def write_figures(
-    reporter: Reporter, folder: Path, kinds: Sequence[str] = tuple(FILES)
+    reporter: Reporter,
+    folder: Path,
+    kinds: Sequence[str] = tuple(FILES),
+    only: str | None = None,
 ) -> list[str]:
     """Draw what the asked rows' records hold into ``folder``, each figure as each of ``kinds``.
 
-    Returns lines for the user: the files written, and by reason the figures that are not drawn.
+    ``only`` is the one figure that is written. Returns lines for the user: the files written, and
+    by reason the figures that are not drawn.
     """
     written, missing = [], dict[str, list[str]]()
     with style.context(STYLE, after_reset=True):
         for name, drawn in _figures(reporter):
             if isinstance(drawn, str):
                 missing.setdefault(drawn, []).append(name)
+                continue
+            if only not in (None, name):
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             for suffix in kinds:

@@ -7,11 +7,14 @@ from functools import cache
 from typing import Any
 
 from quantable.base.places import ROOT
-from quantable.report.model import Report, Reporter
+from quantable.report.escape import markdown_text
+from quantable.report.model import MeasuredOut, Report, Reporter
 from quantable.report.render import markdown_table
 from quantable.store.bits_file import network_name
 from quantable.tables.cells import Cell
+from quantable.tables.schema import BUDGETS
 
+ARITHMETIC = "arithmetic"  # shapes and bit-widths alone
 BIBLIOGRAPHY = ROOT / "docs" / "papers.bib"
 NAMES = {  # of a class, where its letters are not the paper's
     "ActivationDensity": "AD",
@@ -49,9 +52,19 @@ class Coverage:
     fail: int
 
     @property
+    def judged(self) -> int:
+        """Published numbers with a verdict: ours is a match, above or below."""
+        return self.matched + self.off
+
+    @property
     def open(self) -> int:
         """Measured, and not to be compared yet: another budget, a copy of the data, few seeds."""
-        return self.measured - self.matched - self.off
+        return self.measured - self.judged
+
+    @property
+    def left(self) -> int:
+        """Claims that nothing has judged yet."""
+        return self.claims - self.hold - self.fail
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,8 @@ class Listed:
     methods: tuple[str, ...]
     networks: tuple[str, ...]
     data: tuple[str, ...]
+    grounds: tuple[str, ...]  # what its numbers rest on: arithmetic, budgets of runs
+    images: tuple[str, ...]  # data sets of the runs there are; all that it asks for are ``data``
 
     @property
     def words(self) -> str:
@@ -94,6 +109,8 @@ def listed(reporter: Reporter, report: Report, href: str) -> Listed:
         methods=_unique(name for names in methods for name in names),
         networks=_unique(network_name(config["model"]) for config in configs),
         data=_unique(str(config["data"]["title"]) for config in configs),
+        grounds=_grounds(report),
+        images=_unique(ours.data for ours in _measured(report) if ours.data),
     )
 
 
@@ -107,6 +124,17 @@ def cells_of(reporter: Reporter) -> list[Cell]:
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
+
+
+def _measured(report: Report) -> list[MeasuredOut]:
+    return [entry.measured for entry in report.rows if entry.measured]
+
+
+def _grounds(report: Report) -> tuple[str, ...]:
+    """Budgets of the runs behind a report, behind arithmetic where a published number is judged."""
+    computed = any(e.published and e.measured and not e.measured.data for e in report.rows)
+    budgets = {ours.budget for ours in _measured(report) if ours.data}
+    return tuple([ARITHMETIC] * computed + [name for name in BUDGETS if name in budgets])
 
 
 def coverage(report: Report) -> Coverage:
@@ -180,17 +208,74 @@ def paper(key: str) -> Paper:
     return papers().get(key) or Paper(key, key, "")
 
 
-HEAD = ["table", "title", "budget", "published numbers", "measured", "match", "claims"]
-
-
 def coverage_table(lines: Sequence[Listed]) -> str:
     """Return a Markdown table with a line for each table: how much of it is known."""
+    head = ["table", "title", "budget", "published numbers", "measured", "match", "claims"]
     body = []
     for line in lines:
         known = line.coverage
         counts = [known.known, known.measured, known.matched]
-        left = known.claims - known.hold - known.fail
-        said = {"hold": known.hold, "do not hold": known.fail, "not judged": left}
+        said = {"hold": known.hold, "do not hold": known.fail, "not judged": known.left}
         claims = ", ".join(f"{count} {word}" for word, count in said.items() if count)
         body.append([line.id, line.title, line.budget, *map(str, counts), claims or "–"])
-    return markdown_table(HEAD, body)
+    return _linked(markdown_table(head, body), {line.id: line.href for line in lines})
+
+
+def _linked(text: str, hrefs: Mapping[str, str]) -> str:
+    """Make a link of the first cell of each line of a Markdown table."""
+    for name, href in hrefs.items():
+        cell = markdown_text(name)
+        text = text.replace(f"\n| {cell} |", f"\n| [{cell}]({href}) |", 1)
+    return text
+
+
+def by_paper(lines: Iterable[Listed]) -> dict[Paper, list[Listed]]:
+    """Tables of each paper, papers by authors and year."""
+    found: dict[Paper, list[Listed]] = {}
+    for line in sorted(lines, key=lambda line: (line.paper.short, line.id)):
+        found.setdefault(line.paper, []).append(line)
+    return found
+
+
+def index_text(lines: Iterable[Listed]) -> str:
+    """Every table under its paper, as Markdown."""
+    parts = []
+    for about, tables in by_paper(lines).items():
+        parts.append(f"## {markdown_text(about.short)}")
+        parts.append(markdown_text(f"{about.title}. {about.number}"))
+        parts.append(coverage_table(tables))
+    return "\n\n".join(parts)
+
+
+def papers_table(lines: Iterable[Listed], href: str) -> str:
+    """Return a Markdown table with a line for each paper: how close we are to it.
+
+    Each leads to its heading in ``index_text``, the page at ``href``.
+    """
+    head = ["paper", "tables", "published values", "judged", "match", "claims that hold"]
+    head += ["do not hold", "not judged", "obtained by", "images"]
+    papers = by_paper(lines)
+    body = []
+    for about, tables in papers.items():
+        known = [line.coverage for line in tables]
+        counts = [len(tables), *(sum(c) for c in zip(*map(_counts, known), strict=True))]
+        used = {word for line in tables for word in line.grounds}
+        grounds = [word for word in (ARITHMETIC, *BUDGETS) if word in used]
+        images = _unique(title for line in tables for title in line.images)
+        rest = [", ".join(words) or "–" for words in (grounds, images)]
+        body.append([about.short, *map(str, counts), *rest])
+    links = {about.short: f"{href}#{_anchor(about.short)}" for about in papers}
+    return _linked(markdown_table(head, body), links)
+
+
+def _counts(known: Coverage) -> tuple[int, ...]:
+    return (known.known, known.judged, known.matched, known.hold, known.fail, known.left)
+
+
+def _anchor(heading: str) -> str:
+    """Name that a heading has in a link to it.
+
+    >>> _anchor("Vasquez et al. 2021")
+    'vasquez-et-al-2021'
+    """
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

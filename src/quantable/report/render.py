@@ -269,6 +269,11 @@ def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(head), rule, *map(line, escaped)])
 
 
+def main_table(report: Report) -> str:
+    """Write the table of rows alone, as Markdown."""
+    return markdown_table(*_grid(shown(report)))
+
+
 def markdown(report: Report) -> str:
     """Write the same tables as Markdown."""
     report = shown(report)

@@ -29,13 +29,7 @@ from quantable.base.tick import Tick
 from quantable.data.images import first_images
 from quantable.search.run import Found, Start, items_of
 from quantable.store.store import Store
-from quantable.training.build import (
-    build,
-    fit,
-    loading_of,
-    module_of,
-    trainer_of,
-)
+from quantable.training.build import build, fit, loading_of, module_of, trainer_of
 from quantable.training.classifier import Classifier
 from quantable.training.evaluation import evaluate
 
