@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from quantable.bits_file import check_layers, check_network, read_bits
 from quantable.layers import FLOAT_BITS, MAX_BITS, Bits
@@ -33,7 +33,7 @@ CONF = ROOT / "conf"
 # Keys that cannot change a trained number: machine and places; wording and arithmetic afterwards.
 MACHINE = (
     *("trainer", "executor", "logger", "store"),
-    *("model.net.weights", "data.root", "data.loader", "data.source"),
+    *("model.net.weights", "data.root", "data.part", "data.loader", "data.source"),
     *("bits.file", "search.rule.workers"),  # the content of a bits file becomes bits.layers
 )
 NOT_SIGNED = (*MACHINE, "hardware", "data.title")
@@ -170,6 +170,7 @@ class DataConfig(_Open):
     id: str
     title: str
     root: str
+    part: StrictBool
     classes: int = Field(ge=2)
     input_size: tuple[int, int, int]
 
