@@ -18,6 +18,7 @@ from PIL import Image
 
 from quantable.base.errors import UserError
 from quantable.cli import asked_tables, parse, report_main, run_main, state, work_of
+from quantable.config.signature import portable
 from quantable.executor.board import Board
 from quantable.executor.status import Status, write_status
 from quantable.report.model import Report
@@ -131,6 +132,22 @@ def test_a_truncated_image_is_named_with_its_row(tmp_path: Path) -> None:
     assert {path.parent.name for path in files(tmp_path / "store")} == {
         "status"
     }  # says that it failed
+
+
+def test_a_run_on_a_part_is_a_run_on_the_whole_set_that_says_so(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    words = [*cifar10_words(tmp_path), "data.counts.train=200", "data.val_images=20"]
+    words += ["seed=0", "recipe.batch_size=4", f"store={tmp_path / 'store'}"]
+    (cell,), (of_part,) = (
+        work_of(parse([*words, *more]))[0].cells for more in ([], ["data.part=true"])
+    )
+    assert cell.signature == of_part.signature
+    assert run_main([*words, "data.part=true"]) == 0
+    (record,) = Store(tmp_path / "store").records()
+    assert record.name == f"{cell.signature}-part"
+    assert record.data.title == "CIFAR-10 (12 of 200)"
+    assert record.data.sizes == {"train": 11, "val": 1, "test": 12}  # 12 * 1500 / 11000 held out
+    assert record.config == portable(cell.config)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from quantable.columns import COLUMNS
 from quantable.cost.hardware import hardware_of
 from quantable.data.layouts import missing
 from quantable.executor import actions
-from quantable.executor.board import Board, Work
+from quantable.executor.board import Board, Variants, Work
 from quantable.executor.inline import Failures, run_inline
 from quantable.executor.pool import run_pool
 from quantable.executor.status import uncancel
@@ -37,7 +37,11 @@ def work_of(words: Words, tables: Sequence[Table] | None = None) -> list[Work]:
     """What a command line asks for, table by table."""
     tables = asked_tables(words) if tables is None else tables
     asked = [narrowed(words.asked, table, tables) for table in tables]
-    budgeted = [replace(a, budget=a.budget or t.budget) for t, a in zip(tables, asked, strict=True)]
+    here = Variants()  # what runs here begins with a search on the images that are here
+    budgeted = [
+        replace(a, budget=a.budget or t.budget, variant=here)
+        for t, a in zip(tables, asked, strict=True)
+    ]
     return [Work(t, a, a.cells(t)) for t, a in zip(tables, budgeted, strict=True)]
 
 

@@ -18,6 +18,7 @@ UNSIGNED = [
     "trainer.checkpoint_seconds=1",
     "store=elsewhere",
     "data.root=elsewhere",
+    "data.part=true",
     "hardware.pim_rounding=down",
     "hardware.energy=other_chip",
     "data.title=Other",

@@ -36,6 +36,7 @@ def image_set() -> Callable[..., ImageSet]:
             "root": str(root),
             "splits": {"train": ["train"], "test": ["test", "val"]},
             "counts": {"train": 12, "test": 12},
+            "part": False,
             "lossless": True,
             "val_images": 2,
             "train_images": None,

@@ -1,4 +1,5 @@
 import gzip
+import io
 import pickle
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from written_sets import (
     class_folders,
     file_bytes,
@@ -17,7 +19,8 @@ from written_sets import (
 
 from quantable.base.errors import UserError
 from quantable.data import layouts
-from quantable.data.layouts import full_title, missing, probe_variant, set_present
+from quantable.data.encodings import beginning, loss
+from quantable.data.layouts import find_layout, missing, set_present
 
 
 def by_place(arrays):
@@ -36,7 +39,7 @@ def test_cifar_pickles_hold_the_pixels_of_the_format(tmp_path, pixels, labels, i
     np.testing.assert_array_equal(images, pixels)
     np.testing.assert_array_equal(found, labels)
     np.testing.assert_array_equal(arrays.images["test"], pixels)
-    assert probe_variant(tmp_path) == ""
+    assert image_set(tmp_path).variant == ""
 
 
 def test_cifar100_reads_the_fine_labels(tmp_path, pixels, labels, image_set) -> None:
@@ -103,31 +106,144 @@ def test_grey_images_of_a_colour_set_become_rgb(tmp_path, pixels, labels, image_
     np.testing.assert_array_equal(image, pixels[0, ..., :1].repeat(3, axis=-1))
 
 
+KINDS = {"PNG": {}, "JPEG": {}, "WEBP": {"lossless": True}, "lossy": {"lossless": False}}
+
+
+def encoded(image: np.ndarray, kind: str) -> bytes:
+    """One image; "lossy" is WebP with loss."""
+    return file_bytes(image, "WEBP" if kind == "lossy" else kind, **KINDS[kind])
+
+
+def with_profile(webp: bytes) -> bytes:
+    """The same WebP image in a container (VP8X), behind a colour profile of an odd length."""
+    flags, place = b"\x20" + bytes(3), bytes([31, 0, 0]) * 2
+    chunks = b"VP8X" + (10).to_bytes(4, "little") + flags + place
+    chunks += b"ICCP" + (301).to_bytes(4, "little") + b"VP8 " * 75 + b"V\0" + webp[12:]
+    return b"RIFF" + (4 + len(chunks)).to_bytes(4, "little") + b"WEBP" + chunks
+
+
+@pytest.mark.parametrize("write", ["parquet", "folders"])
 @pytest.mark.parametrize(
-    ("kind", "lossless", "variant", "title"),
+    ("first", "last", "lossless", "variant", "title"),
     [
-        ("JPEG", True, "jpeg", "CIFAR-10 (JPEG)"),
-        ("PNG", True, "", "CIFAR-10"),
-        ("JPEG", False, "", "CIFAR-10"),
+        ("JPEG", "JPEG", True, "jpeg", "CIFAR-10 (JPEG)"),
+        ("PNG", "PNG", True, "", "CIFAR-10"),
+        ("JPEG", "JPEG", False, "", "CIFAR-10"),
+        ("WEBP", "WEBP", True, "", "CIFAR-10"),
+        ("lossy", "lossy", True, "webp", "CIFAR-10 (lossy WebP)"),
+        ("WEBP", "JPEG", True, "jpeg1", "CIFAR-10 (1 of 24 JPEG)"),
+        ("JPEG", "PNG", True, "jpeg23", "CIFAR-10 (23 of 24 JPEG)"),
+        ("PNG", "lossy", True, "webp1", "CIFAR-10 (1 of 24 lossy WebP)"),
+        (
+            *("lossy", "JPEG", True, "jpeg1-webp23"),
+            "CIFAR-10 (1 of 24 JPEG; 23 of 24 lossy WebP)",
+        ),
     ],
 )
-def test_jpeg_copies_of_lossless_originals_are_named(
-    tmp_path, pixels, labels, image_set, kind, lossless, variant, title
+def test_every_image_that_lost_something_is_counted(
+    tmp_path, pixels, labels, image_set, write, first, last, lossless, variant, title
 ) -> None:
-    parquet_set(tmp_path, pixels, labels, kind)
-    assert probe_variant(tmp_path, lossless=lossless) == variant
-    assert image_set(tmp_path, lossless=lossless).full_title == title
-    assert full_title("CIFAR-10", variant) == title
+    items = [encoded(image, first) for image in pixels]
+    for name in ("train", "test"):
+        if name == "test":
+            items[-1] = encoded(pixels[-1], last)
+        if write == "parquet":
+            write_parquet(tmp_path / f"{name}.parquet", items, labels.tolist(), row_group_size=5)
+            continue
+        for i, (item, label) in enumerate(zip(items, labels, strict=True)):
+            path = tmp_path / name / f"class{label}" / f"{i:02}.png"  # whatever it is
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(item)
+    found = image_set(tmp_path, lossless=lossless)
+    assert (found.variant, found.full_title) == (variant, title)
+    assert [len(found.read().labels[split]) for split in ("train", "val", "test")] == [10, 2, 12]
 
 
-def test_a_sample_is_named(tmp_path, pixels, labels) -> None:
+@pytest.mark.parametrize("kind", ["lossy", "WEBP"])
+def test_webp_in_a_container_is_seen_through(tmp_path, pixels, kind) -> None:
+    webp = with_profile(encoded(pixels[0], kind))
+    with Image.open(io.BytesIO(webp)) as image:
+        assert len(image.info["icc_profile"]) == 301  # Pillow reads it as what it is meant to be
+    path = tmp_path / "image.webp"
+    path.write_bytes(webp)
+    assert loss(webp) == loss(beginning(path)) == ("lossy WebP" if kind == "lossy" else None)
+    frames = [Image.fromarray(image) for image in pixels[:2]]
+    frames[0].save(path, save_all=True, append_images=frames[1:], **KINDS[kind])
+    assert b"ANMF" in path.read_bytes()
+    assert loss(beginning(path)) == ("lossy WebP" if kind == "lossy" else None)
+    assert loss(webp[:20]) is None
+
+
+def test_a_sample_is_named(tmp_path, pixels, labels, image_set) -> None:
     parquet_set(tmp_path, pixels, labels, "JPEG", names=["sample"])
-    assert probe_variant(tmp_path, lossless=False) == "sample"
+    assert image_set(tmp_path).variant == "sample"
+
+
+# 12 training and 12 test images are here.
+@pytest.mark.parametrize("write", [parquet_set, class_folders])
+@pytest.mark.parametrize(
+    ("train", "test", "variant", "words"),
+    [
+        (12, 12, "", ""),
+        (1200, 12, "part", " (12 of 1,200)"),
+        (12, 50, "part", " (12 of 50 test)"),
+        (24, 50, "part", " (12 of 24, 12 of 50 test)"),
+    ],
+)
+def test_a_part_is_named_where_it_is_allowed(
+    tmp_path, pixels, labels, image_set, write, train, test, variant, words
+) -> None:
+    write(tmp_path, pixels, labels)
+    source = image_set(tmp_path, counts={"train": train, "test": test}, part=True)
+    assert (source.variant, source.full_title) == (variant, f"CIFAR-10{words}")
+    assert sum(map(len, source.read().labels.values())) == 24
+    refused = image_set(tmp_path, counts={"train": train, "test": test})
+    assert refused.variant == ""
+    if variant:
+        with pytest.raises(UserError, match=r"smaller on purpose: data\.part=true"):
+            refused.read()
+
+
+def test_a_part_that_lost_something_says_both(tmp_path, pixels, labels, image_set) -> None:
+    parquet_set(tmp_path, pixels, labels, "JPEG")
+    source = image_set(tmp_path, counts={"train": 50, "test": 12}, part=True)
+    assert (source.variant, source.full_title) == ("part-jpeg", "CIFAR-10 (12 of 50; JPEG)")
+
+
+def test_more_than_all_images_are_no_part(tmp_path, pixels, labels, image_set) -> None:
+    parquet_set(tmp_path, pixels, labels)
+    with pytest.raises(UserError, match=r"12 train images, a complete set has 11$"):
+        image_set(tmp_path, counts={"train": 11, "test": 12}, part=True).read()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sizes"),
+    [
+        ((10_000, None, None), (9_500, 1_500, 600)),  # Tiny-ImageNet's own
+        ((10_000, 10_000, None), (9_500, 1_500, 600)),  # as ad_tinyimagenet has it at budget cpu
+        ((1_000, 4_000, 500), (4_000, 1_000, 500)),  # what it has is used as asked for
+        ((0, None, 900), (11_000, 0, 600)),
+        (("abc", 1, None), "val_images=abc"),
+        ((0, "abc", None), "train_images=abc"),
+    ],
+)
+def test_sizes_of_a_part(image_set, wanted, sizes) -> None:
+    val, train, test = wanted
+    counts = {"train": 100_000, "test": 10_000}
+    asked = {"val_images": val, "train_images": train, "test_images": test}
+    part = image_set("nowhere", counts=counts, part=True, **asked)
+    if isinstance(sizes, str):
+        with pytest.raises(UserError, match=sizes):
+            part.chosen(11_000, 600)
+        return
+    chosen = part.chosen(11_000, 600)
+    assert tuple(len(chosen[split]) for split in ("train", "val", "test")) == sizes
+    assert not set(chosen["train"]) & set(chosen["val"])
 
 
 def test_nothing_there(tmp_path, image_set) -> None:
     assert not set_present(tmp_path / "nowhere")
-    assert probe_variant(tmp_path) is None
+    assert find_layout(tmp_path) is None
     with pytest.raises(UserError) as error:
         image_set(tmp_path).read()
     message = str(error.value)
@@ -142,11 +258,13 @@ def test_relative_roots_count_from_the_project(monkeypatch, tmp_path) -> None:
     assert set_present("src/quantable/data/fashion_mnist_mini")
 
 
-def test_probing_loads_no_torch(tmp_path, pixels, labels) -> None:
+def test_looking_loads_no_torch(tmp_path, pixels, labels) -> None:
     parquet_set(tmp_path, pixels, labels, "JPEG")
     code = (
-        "import sys; from quantable.data.layouts import probe_variant; "
-        f"assert probe_variant({str(tmp_path)!r}) == 'jpeg'; assert 'torch' not in sys.modules"
+        "import sys; from quantable.data.layouts import copy_of, find_layout; "
+        f"copy = copy_of(find_layout({str(tmp_path)!r}), "
+        "lossless=True, splits={'train': ['train']}, counts={'train': 12}, part=True); "
+        "assert copy.variant == 'jpeg'; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

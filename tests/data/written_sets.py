@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 
-def file_bytes(image: np.ndarray, kind: str) -> bytes:
+def file_bytes(image: np.ndarray, kind: str, **kw) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind)
+    Image.fromarray(image).save(buffer, kind, **kw)
     return buffer.getvalue()
 
 

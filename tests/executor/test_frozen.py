@@ -113,9 +113,9 @@ def test_a_frozen_cell_takes_the_bits_that_its_search_has_chosen(tmp_path: Path)
     search, waiting = asked.cells(table)[2:]
     path = freeze(waiting, "", store, "source/0", threads=None)
     with pytest.raises(UserError, match="is not done"):
-        decided(thaw(path).cell, store)
+        decided(thaw(path).cell, store, "")
     store.add(scored(search, "layer3.0.conv2"))
-    again, now = decided(thaw(path).cell, store), asked.cells(table)[3]
+    again, now = decided(thaw(path).cell, store, ""), asked.cells(table)[3]
     assert again.signature == now.signature
     assert again.bits == now.bits
     assert now.draft == waiting.signature  # by which a status finds what was submitted

@@ -131,7 +131,7 @@ def test_what_differs_from_the_papers_protocol_stands_above_the_numbers(tmp_path
     above = text[: text.index("Published and ours")]
     for words in (
         "Budget smoke, not the paper's size",
-        "CIFAR-10 (JPEG) is a lossy copy",
+        "CIFAR-10 (JPEG) is not an exact copy",
         "Only 2,000 test images",
         "1 of 3 seeds",
     ):

@@ -16,6 +16,7 @@ from quantable.columns import COLUMNS
 from quantable.report.model import ClaimLine, Entry, Report, Reporter
 from quantable.report.render import FORMATS
 from quantable.store.record import Record
+from quantable.store.store import Store
 from quantable.tables.schema import Table
 
 FLOAT = [(91.0, 92.0)] * 5
@@ -56,14 +57,54 @@ def test_seeds_that_are_missing_make_it_incomplete(tmp_path: Path) -> None:
     assert (shown.verdict, shown.reason) == ("incomplete", "1 of 3 seeds")
 
 
-def test_one_lossy_copy_among_the_seeds_is_enough_to_refuse(tmp_path: Path) -> None:
+def test_a_copy_of_the_data_is_not_comparable(tmp_path: Path) -> None:
     about = reporter(tmp_path)
-    for seed, variant in enumerate(["", "jpeg", ""]):
-        title = f"CIFAR-10{' (JPEG)' if variant else ''}"
-        keep(about, "float", seed, (32, FLOAT), variant=variant, title=title)
-    shown = entry(about, "float", "top1_pct")
+    for seed in range(3):
+        keep(about, "float", seed, (32, FLOAT), variant="jpeg", title="CIFAR-10 (JPEG)")
+    shown = entry(reporter(tmp_path), "float", "top1_pct")
     assert shown.verdict == "not comparable"
-    assert shown.reason == "CIFAR-10, CIFAR-10 (JPEG) is a lossy copy of the paper's data"
+    assert shown.reason == "CIFAR-10 (JPEG) is not an exact copy of the paper's data"
+
+
+@pytest.mark.parametrize(
+    ("kept", "taken"),
+    [  # variants of the records of seeds 0, 1 and 2
+        ([["jpeg"], ["jpeg"], [""]], ""),
+        ([["", "jpeg"], ["jpeg"], ["jpeg"]], ""),
+        ([["jpeg", "jpeg121"], ["jpeg"], ["jpeg"]], "jpeg121"),
+        ([["webp"], ["jpeg"], ["webp"]], "webp"),
+        ([["part"], [], ["part"]], "part"),
+    ],
+)
+def test_a_rows_records_are_of_one_variant(
+    tmp_path: Path, kept: list[list[str]], taken: str
+) -> None:
+    about = reporter(tmp_path)
+    for seed, variants in enumerate(kept):
+        for word in variants:
+            keep(about, "float", seed, (32, FLOAT), variant=word, title=f"title {word}")
+    shown = entry(reporter(tmp_path), "float", "top1_pct").measured
+    assert shown is not None
+    assert shown.n == len(shown.records) == sum(taken in variants for variants in kept)
+    assert shown.data == f"title {taken}"
+    names = {record.name for record in Store(tmp_path).records() if record.data.variant == taken}
+    assert set(shown.records) == names
+
+
+def test_a_claim_compares_records_of_one_variant(tmp_path: Path) -> None:
+    about = reporter(tmp_path)
+    keep(about, "float", 0, (32, FLOAT))
+    ad = (16, GOOD), (8, GOOD)
+    keep(about, "ad", 0, *ad, variant="jpeg", title="CIFAR-10 (JPEG)")
+    mixed = reporter(tmp_path)
+    assert judged(mixed, "drop").measured is None
+    assert entry(mixed, "ad_final", "top1_pct").measured is None
+    assert entry(mixed, "ad", "top1_pct").measured is None
+    keep(about, "float", 0, (32, [(91.0, 93.0)]), variant="jpeg", title="CIFAR-10 (JPEG)")
+    keep(about, "ad", 0, *ad)
+    found = judged(reporter(tmp_path), "drop").measured
+    assert found is not None
+    assert (found.mean, found.n, found.data) == (pytest.approx(0.5), 1, "Fashion-MNIST mini")
 
 
 def test_without_records_only_arithmetic_is_known(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_without_a_published_value_there_is_no_verdict(published, measured, reas
     ("measured", "reason"),
     [
         (ours(90.0, budget="cpu"), "budget cpu is not the paper's size"),
-        (ours(90.0, original_data=False), "CIFAR-10 is a lossy copy of the paper's data"),
+        (ours(90.0, original_data=False), "CIFAR-10 is not an exact copy of the paper's data"),
         (ours(90.0), "1 of 3 seeds"),
     ],
 )

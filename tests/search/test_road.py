@@ -7,6 +7,7 @@ from hand_records import hand_table, record_of
 
 from quantable.base.errors import UserError
 from quantable.cli import parse, run
+from quantable.report.model import Reporter
 from quantable.store.record import Item, Record, Scores
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell
@@ -71,6 +72,31 @@ def test_a_finished_search_decides_the_bits(tmp_path: Path) -> None:
     assert cell.bits is not None
     assert cell.bits.choice is not None
     assert cell.bits.choice.run == search.signature
+
+
+def test_a_search_on_another_variant_of_the_data_decides_nothing(tmp_path: Path) -> None:
+    store, table, alone = Store(tmp_path / "both"), selection(), {}
+    _, four, search, _ = Asked(rows=("first_80",), seeds=(0,)).cells(table)
+    for variant, down in {"": "conv2", "jpeg": "conv1"}.items():
+        record = scored(search, f"layer3.0.{down}")
+        data = record.data.model_copy(update={"variant": variant})
+        only = Store(tmp_path / f"only {variant}")
+        for place in (store, only):
+            place.add(record.model_copy(update={"data": data}))
+        alone[variant] = Asked(stores=(only,)).cell(table, "first_80", "paper", 0)
+    assert alone[""].signature != alone["jpeg"].signature
+
+    def cell(word: str | None) -> Cell:
+        return Asked(stores=(store,), variant=lambda _: word).cell(table, "first_80", "paper", 0)
+
+    assert cell("").signature == cell(None).signature == alone[""].signature
+    assert cell("jpeg").signature == alone["jpeg"].signature
+    assert cell("webp").search == search.signature
+
+    store.add(record_of(four, (4, [(1.0, 1.0)]), variant="jpeg"))
+    report = Reporter(table, Asked(seeds=(0,), budget="paper"), [store])
+    assert report.find(four) is None
+    assert report.cell("first_80", "paper", 0).signature == alone[""].signature
 
 
 def test_two_searches_with_one_result_share_a_run(tmp_path: Path) -> None:

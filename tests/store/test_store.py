@@ -77,6 +77,9 @@ def test_the_original_data_comes_before_a_copy(tmp_path: Path, cell: Cell) -> No
     assert store.find(cell.signature, None) == original
     assert store.find(cell.signature, "jpeg") == copy
     assert store.find(cell.signature, "sample") is None
+    store.add(record_of(cell, *PHASES, variant="jpeg121"))
+    assert store.variants(cell.signature) == ["", "jpeg121", "jpeg"]
+    assert store.variants("0123456789ab") == []
 
 
 def test_a_crash_while_writing_leaves_no_file(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from quantable.base.bits import FLOAT_BITS
 from quantable.base.strict import Strict
@@ -125,6 +125,7 @@ class DataConfig(_Open):
     id: str
     title: str
     root: str
+    part: StrictBool
     classes: int = Field(ge=2)
     input_size: tuple[int, int, int]
 

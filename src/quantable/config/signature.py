@@ -10,7 +10,7 @@ from quantable.config.targets import signed_as
 # Keys that cannot change a trained number: machine and places; wording and arithmetic afterwards.
 MACHINE = (
     *("trainer", "executor", "logger", "store"),
-    *("model.net.weights", "data.root", "data.loader", "data.source"),
+    *("model.net.weights", "data.root", "data.part", "data.loader", "data.source"),
     *("bits.file", "search.rule.workers"),  # the content of a bits file becomes bits.layers
 )
 

@@ -4,8 +4,8 @@ import gzip
 import pickle
 import struct
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -88,7 +88,7 @@ class CifarPickles:
     """CIFAR's own folders, ``cifar-10-batches-py`` and ``cifar-100-python``."""
 
     folder: Path
-    files: dict[str, list[str]]
+    files: Mapping[str, list[str]] = field(hash=False)
     label_key: bytes
     kind: ClassVar[str] = (
         "CIFAR's python archives, unpacked (cifar-10-batches-py, cifar-100-python)"
@@ -104,9 +104,9 @@ class CifarPickles:
             return cls(folder, {"train": ["train"], "test": ["test"]}, b"fine_labels")
         return None
 
-    def first(self) -> bytes:
-        """Nothing: the images are plain arrays."""
-        return b""
+    def heads(self) -> Iterator[bytes]:
+        """None: the images are plain arrays."""
+        return iter(())
 
     def read(self, names: Sequence[str]) -> Pixels:
         """Read the split that ``names`` call train or test."""
@@ -160,9 +160,9 @@ class Idx:
                 return cls(folder, suffix)
         return None
 
-    def first(self) -> bytes:
-        """Nothing: the images are plain arrays."""
-        return b""
+    def heads(self) -> Iterator[bytes]:
+        """None: the images are plain arrays."""
+        return iter(())
 
     def read(self, names: Sequence[str]) -> Pixels:
         """Read the split that ``names`` call train or test."""

@@ -1,6 +1,7 @@
 """Images in folders: one folder per class, and Tiny-ImageNet's original variant of it."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -8,6 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from quantable.base.errors import UserError, unknown
+from quantable.data.encodings import beginning
 from quantable.data.rows import Encoded
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -24,6 +26,14 @@ def image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def beginnings(folder: Path) -> Iterator[bytes]:
+    """The beginning of every image in ``folder``, in any order."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                yield beginning(entry.path)
 
 
 def encoded(pairs: Iterable[tuple[Path, int]]) -> Encoded:
@@ -45,13 +55,10 @@ class ClassFolders:
         layout = cls(folder)
         return layout if layout._first_path() else None
 
-    def first(self) -> bytes:
-        """First bytes of the first image."""
-        path = self._first_path()
-        if path is None:
-            raise UserError(f"{self.folder}: its images are gone")
-        with path.open("rb") as file:
-            return file.read(16)
+    def heads(self) -> Iterator[bytes]:
+        """Beginning of every image."""
+        classes = (path for n in SPLIT_FOLDERS for path in subfolders(self.folder / n))
+        return (head for folder in classes for head in beginnings(folder))
 
     def read(self, names: Sequence[str]) -> Encoded:
         """Read the first split of ``names`` that is there."""
@@ -91,13 +98,10 @@ class TinyFolders:
         """Recognize the folder by its validation labels."""
         return cls(folder) if (folder / "val" / "val_annotations.txt").is_file() else None
 
-    def first(self) -> bytes:
-        """First bytes of the first validation image."""
-        paths = image_files(self.folder / "val" / "images")
-        if not paths:
-            raise UserError(f"{self.folder / 'val' / 'images'}: no images")
-        with paths[0].open("rb") as file:
-            return file.read(16)
+    def heads(self) -> Iterator[bytes]:
+        """Beginning of every image."""
+        folders = [*subfolders(self.folder / "train"), self.folder / "val"]
+        return (head for folder in folders for head in beginnings(folder / "images"))
 
     def read(self, names: Sequence[str]) -> Encoded:
         """Read the training split, or the validation split for any other name."""

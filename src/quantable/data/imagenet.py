@@ -23,7 +23,7 @@ from quantable.base.signals import leave_group
 from quantable.data.augment import keyed_generator
 from quantable.data.images import WHOLE, Batch, Device, Share, check_batch_size
 from quantable.data.rows import open_image
-from quantable.data.sets import SetFacts, choose, limit, rows_of_test
+from quantable.data.sets import SetFacts, limit, rows_of_test
 from quantable.data.streams import Rows, open_rows
 
 Key = tuple[int, int]  # row, and the seed of its augmentation
@@ -228,13 +228,7 @@ class StreamedImages(SetFacts):
             test = test[rows_of_test(len(test), left)]
             chosen = {"train": apart, "val": test[:0], "test": test}
         else:
-            chosen = choose(
-                len(rows["train"].labels),
-                n_test,
-                val_images=source.val_images,
-                train_images=source.train_images,
-                test_images=source.test_images,
-            )
+            chosen = source.chosen(len(rows["train"].labels), n_test)
         return {split: torch.from_numpy(np.sort(found)) for split, found in chosen.items()}
 
     def _transform(self, *, training: bool) -> Callable[[Image.Image], Tensor]:

@@ -4,16 +4,24 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
 from quantable.base.errors import UserError, unknown
-from quantable.data.layouts import Layout, find_layout, full_title, missing, variant_of
+from quantable.data.layouts import (
+    Copy,
+    Layout,
+    copy_of,
+    find_layout,
+    missing,
+)
 from quantable.data.rows import Array, Encoded, Pixels
 
 SPLITS = ("train", "val", "test")
+PART_HELD_OUT = Fraction(1500, 11_000)  # of the training images of a part, at most
 
 
 class Labelled(Protocol):
@@ -42,8 +50,9 @@ class ImageSet:
     """What an image set is and how much of it is used.
 
     ``splits``: for "train" and "test" the names to look for, in order of preference; ``counts``:
-    images that a complete copy has; ``lossless``: whether the originals are; ``val_images``: held
-    out of the training images; ``train_images``, ``test_images``: use only so many (None: all).
+    images that a complete copy has; ``part``: whether a copy may have fewer; ``lossless``: whether
+    the originals are; ``val_images``: held out of the training images; ``train_images``,
+    ``test_images``: use only so many (None: all).
     """
 
     id: str
@@ -53,6 +62,7 @@ class ImageSet:
     root: str
     splits: Mapping[str, Sequence[str]]
     counts: Mapping[str, int]
+    part: bool
     lossless: bool
     val_images: int
     train_images: int | None
@@ -68,15 +78,26 @@ class ImageSet:
             raise missing(self.id, self.root)
         return layout
 
+    @cached_property
+    def copy(self) -> Copy:
+        """How the copy under ``root`` differs from the original set."""
+        return copy_of(
+            self.layout(),
+            lossless=self.lossless,
+            splits=self.splits,
+            counts=self.counts,
+            part=self.part,
+        )
+
     @property
     def variant(self) -> str:
-        """'jpeg' for JPEG copies of lossless originals, 'sample', or ''."""
-        return variant_of(self.layout(), lossless=self.lossless)
+        """The copy's word: 'jpeg', 'jpeg121', 'part', 'sample', ..., or '' for the original."""
+        return self.copy.variant
 
     @property
     def full_title(self) -> str:
         """Title with the variant, to be shown beside every number."""
-        return full_title(self.title, self.variant)
+        return self.copy.title(self.title)
 
     def rows(self, split: str) -> Pixels | Encoded:
         """The "train" or "test" rows as they lie on disk, count and labels checked."""
@@ -87,10 +108,11 @@ class ImageSet:
     def check(self, split: str, rows: Labelled, *, expected: int | None) -> None:
         """Raise where the number of images is not ``expected`` (None: any) or a label is wrong."""
         where, count = self.layout().folder, len(rows.labels)
-        if expected is not None and count != expected:
+        if expected is not None and (count > expected or (count < expected and not self.part)):
+            allow = "; for a copy that is smaller on purpose: data.part=true"
             raise UserError(
-                f"{where}: {count} {split} images, a complete set has {expected}; "
-                f"for a copy that is smaller on purpose: data.counts.{split}={count}"
+                f"{where}: {count} {split} images, a complete set has {expected}"
+                f"{allow if count < expected else ''}"
             )
         wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= self.classes))
         if wrong.size:
@@ -102,16 +124,24 @@ class ImageSet:
         if split == "train" and found != self.classes:
             raise UserError(f"{where}: {found} classes occur, {self.title} has {self.classes}")
 
+    def chosen(self, n_train: int, n_test: int) -> dict[str, Array]:
+        """Rows of each split that are used, of so many that are there.
+
+        The sizes asked for are those of the whole set. Of a part fewer are held out where it has
+        too few images, and those that are left are used where it has less than asked for.
+        """
+        val, train, test = self.val_images, self.train_images, self.test_images
+        if self.part and n_train < self.counts["train"]:
+            val = _at_most(val, int(n_train * PART_HELD_OUT))
+            train = _at_most(train, n_train - val) if type(val) is int else train
+        if self.part and n_test < self.counts["test"]:
+            test = _at_most(test, n_test)
+        return choose(n_train, n_test, val_images=val, train_images=train, test_images=test)
+
     def read(self) -> Arrays:
         """Decode the images that are used, and fingerprint them."""
         train, test = self.rows("train"), self.rows("test")
-        chosen = choose(
-            len(train.labels),
-            len(test.labels),
-            val_images=self.val_images,
-            train_images=self.train_images,
-            test_images=self.test_images,
-        )
+        chosen = self.chosen(len(train.labels), len(test.labels))
         rows = {"train": train, "val": train, "test": test}
         images = {s: rows[s].decode(chosen[s].tolist(), self.input_size) for s in SPLITS}
         labels = {s: rows[s].labels[chosen[s]] for s in SPLITS}
@@ -137,7 +167,7 @@ class SetFacts(ABC):
 
     @property
     def variant(self) -> str:
-        """'jpeg' for JPEG copies of lossless originals, 'sample' for evaluation crops, or ''."""
+        """The copy's word: 'jpeg', 'jpeg121', 'part', 'sample', ..., or '' for the original."""
         return self.source.variant
 
     @property
@@ -197,6 +227,11 @@ def rows_of_test(n_test: int, used: int) -> Array:
     return (
         np.arange(n_test) if used == n_test else np.random.RandomState(1).permutation(n_test)[:used]
     )
+
+
+def _at_most(wanted: Any, most: int) -> Any:  # noqa: ANN401 - whatever is wrong stays so
+    """``wanted`` or, where that is a larger number, ``most``."""
+    return min(wanted, most) if type(wanted) is int else wanted
 
 
 def limit(key: str, wanted: int | None, available: int) -> int:

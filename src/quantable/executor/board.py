@@ -3,10 +3,11 @@
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from quantable.data.layouts import probe_variant
+from quantable.data.layouts import copy_of, find_layout
 from quantable.executor.slurm import Queue, queue
 from quantable.executor.status import Status, cancelled, read_status
 from quantable.store.record import cell_name
@@ -29,7 +30,7 @@ class Work:
 
     def again(self, cell: Cell) -> Cell:
         """Look again at a cell that waited for a search."""
-        if cell.search is None or self.asked.find(cell.search) is None:
+        if cell.search is None or self.asked.find(cell.search, cell.config) is None:
             return cell
         return self.asked.cell(self.table, cell.row, cell.config["budget"]["name"], cell.seed)
 
@@ -59,13 +60,30 @@ class Line:
 
 
 @dataclass
+class Variants:
+    """Looks at the images on this machine, at each set once."""
+
+    _known: dict[str, str | None] = field(default_factory=dict)
+
+    def __call__(self, config: Mapping[str, Any]) -> str | None:
+        """Variant of the images of a run config; None where they are not here."""
+        data = config["data"]
+        facts = {key: data[key] for key in ("lossless", "splits", "counts", "part")}
+        key = repr((data["root"], facts))
+        if key not in self._known:
+            layout = find_layout(data["root"])
+            self._known[key] = None if layout is None else copy_of(layout, **facts).variant
+        return self._known[key]
+
+
+@dataclass
 class Board:
     """Looks cells up; one board is one look at the cluster's queue and at the images."""
 
     store: Store
     ask: Callable[[], Queue | None] = queue
     _queue: list[Queue | None] = field(default_factory=list)
-    _variants: dict[tuple[str, bool], str | None] = field(default_factory=dict)
+    _variants: Variants = field(default_factory=Variants)
 
     def lines(self, cells: Iterable[Cell]) -> list[Line]:
         """Look at every cell."""
@@ -95,11 +113,7 @@ class Board:
 
     def variant(self, cell: Cell) -> str | None:
         """Variant of the cell's images on this machine."""
-        data = cell.config["data"]
-        key = data["root"], data["lossless"]
-        if key not in self._variants:
-            self._variants[key] = probe_variant(key[0], lossless=key[1])
-        return self._variants[key]
+        return self._variants(cell.config)
 
     def _word(self, cell: Cell, name: str, status: Status | None) -> str:
         if self.store.running(name):

@@ -120,11 +120,11 @@ def thaw(path: Path) -> Frozen:
     return frozen
 
 
-def decided(cell: Cell, store: Store) -> Cell:
+def decided(cell: Cell, store: Store, variant: str) -> Cell:
     """Give a cell that waited for a search the bit-widths that the search has chosen."""
     if cell.search is None:
         return cell
-    record = store.find(cell.search, None)
+    record = store.find(cell.search, variant)
     key = shape_key(cell.config["model"], cell.config["data"]["input_size"])
     shapes = read_shapes(key, [PACKAGED, store.shapes])
     if record is None or shapes is None or cell.budgets is None or cell.layers is None:

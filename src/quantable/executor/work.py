@@ -69,7 +69,7 @@ def _finish(frozen: Frozen, store: Store) -> None:
     cell, parent = frozen.cell, os.getppid()
     for need in cell.needs:
         _wait_for(need, frozen, store)
-    cell = decided(cell, store)
+    cell = decided(cell, store, frozen.variant)
     name = cell_name(cell.signature, frozen.variant)
     while not store.has(cell.signature, frozen.variant):
         heed()

@@ -86,7 +86,7 @@ class _Side(Reporter):
         found = super().find(cell)
         if found is None and cell.search is None:
             key = (cell.table, cell.row, cell.config["budget"]["name"], cell.seed)
-            found = self.asked.find(self._older.get(key, ""))
+            found = self.asked.find(self._older.get(key, ""), cell.config)
             if found is not None:
                 self.taken.add(found.name)
         return found

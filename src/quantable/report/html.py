@@ -409,7 +409,7 @@ class _About:
             changed = f" (with {', '.join(words)})" if words else ""
             found.append(f"Budget {report.budget}, not the paper's size{changed}.")
         copies = dict.fromkeys(record.data.title for record in kept if record.data.variant)
-        found += [f"{title} is a lossy copy of the paper's images." for title in copies]
+        found += [f"{title} is not an exact copy of the paper's images." for title in copies]
         sizes = dict.fromkeys(_subset(record) for record in kept)
         found += [words for words in sizes if words]
         seeds = {record.seed for record in kept}

@@ -3,6 +3,7 @@
 The classes here are also the schema of ``report.py format=json``.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +17,9 @@ from quantable.config.widths import planned_bits
 from quantable.cost.hardware import hardware_of
 from quantable.networks.layers import LayerShape, in_order, uniform
 from quantable.report.verdict import COMPUTED, Measured, at_most, holds, judge, paired_t
-from quantable.store.record import Phase, Record
+from quantable.store.record import Phase, Record, distance
 from quantable.store.store import Store
-from quantable.tables.cells import Asked, Cell
+from quantable.tables.cells import Asked, Cell, any_variant
 from quantable.tables.schema import BUDGETS, Bound, Claim, Published, Table
 
 
@@ -132,10 +133,40 @@ class Reporter:
 
     def __init__(self, table: Table, asked: Asked, stores: Sequence[Store]) -> None:
         self.table = table
-        self.asked = replace(asked, stores=tuple(stores))
+        self.asked = replace(asked, stores=tuple(stores), variant=any_variant)
         self.stores = stores
         self._rows: dict[str, _RowFacts] = {}
         self.budget = asked.budget or self._largest_budget()
+        self._take_one_variant()
+
+    def _take_one_variant(self) -> None:
+        """Let all numbers come from one variant of each data set: no row and no claim mixes two.
+
+        It is the original, or else the closest to it, of which there are the most records.
+        """
+        known = self._variants()
+        taken = {
+            data: min(found, key=lambda word: (*distance(word), -found[word], word))
+            for data, found in known.items()
+        }
+        self.asked = replace(self.asked, variant=lambda config: taken.get(config["data"]["id"]))
+        if any(len(found) > 1 for found in known.values()):  # then searches may have two results
+            self.asked = replace(self.asked, _cells={})
+
+    def _variants(self) -> dict[str, Counter[str]]:
+        """Count records by data set and variant, of rows that are what they are without a search.
+
+        All others begin with a search that is one of these rows.
+        """
+        known: dict[str, Counter[str]] = {}
+        for name in dict.fromkeys(map(self.table.cell_of, self.table.rows)):
+            if self.table.rows[name].chosen is None and self.table.rows[name].train:
+                for seed in self.seeds:
+                    cell = self.cell(name, self.budget, seed)
+                    words = [w for s in self.stores for w in s.variants(cell.signature)]
+                    if words:
+                        known.setdefault(cell.config["data"]["id"], Counter()).update(words)
+        return known
 
     def _largest_budget(self) -> str:
         """Return the largest budget with a current record, or the table's default."""
@@ -161,7 +192,7 @@ class Reporter:
 
     def find(self, cell: Cell) -> Record | None:
         """Return the cell's record from the first store that has it."""
-        return self.asked.find(cell.signature)
+        return self.asked.find(cell.signature, cell.config)
 
     def row(self, name: str) -> _RowFacts:
         """Collect the facts of one row for every seed that has a record, or those known without."""

@@ -80,7 +80,9 @@ def _obstacle(measured: Measured, seeds_needed: int) -> Verdict | None:
     if measured.budget not in (COMPUTED, "paper"):
         return Verdict("not comparable", f"budget {measured.budget} is not the paper's size")
     if not measured.original_data:
-        return Verdict("not comparable", f"{measured.data} is a lossy copy of the paper's data")
+        return Verdict(
+            "not comparable", f"{measured.data} is not an exact copy of the paper's data"
+        )
     if measured.budget == "paper" and measured.n < seeds_needed:
         return Verdict("incomplete", f"{measured.n} of {seeds_needed} seeds")
     return None

@@ -138,6 +138,15 @@ class Head(BaseModel):
     budget: str
 
 
+def distance(variant: str) -> tuple[bool, bool]:
+    """Sort key of data variants: the original, copies of which some images are worse, others.
+
+    >>> sorted(["jpeg", "part", "jpeg121", ""], key=distance)
+    ['', 'jpeg121', 'jpeg', 'part']
+    """
+    return variant != "", not variant[-1:].isdigit()
+
+
 def cell_name(signature: str, variant: str | None) -> str:
     """Name of a cell's files.
 

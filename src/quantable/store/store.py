@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantable.base import lock
 from quantable.base.files import write_json
-from quantable.store.record import Head, Record, cell_name, read_head, read_record
+from quantable.store.record import Head, Record, cell_name, distance, read_head, read_record
 
 
 class Store:
@@ -39,9 +39,13 @@ class Store:
         return self._name(signature, variant) is not None
 
     def find(self, signature: str, variant: str | None) -> Record | None:
-        """Return a cell's record; ``variant=None`` takes the original data's before a copy's."""
+        """Return a cell's record; ``variant=None`` takes the data closest to the original."""
         name = self._name(signature, variant)
         return None if name is None else self._read(f"{name}.json")
+
+    def variants(self, signature: str) -> list[str]:
+        """Data variants on which a cell has a record, the closest to the original first."""
+        return [name.partition("-")[2] for name in self._listed().get(signature, ())]
 
     def _name(self, signature: str, variant: str | None) -> str | None:
         if variant is not None:
@@ -67,7 +71,8 @@ class Store:
         if changed != self._listing[0]:
             names: dict[str, list[str]] = {}
             files = (Path(name) for name in os.listdir(self._records) if name[0] != ".")
-            for name in sorted(file.stem for file in files if file.suffix == ".json"):
+            known = sorted(file.stem for file in files if file.suffix == ".json")
+            for name in sorted(known, key=lambda name: distance(name.partition("-")[2])):
                 names.setdefault(name.partition("-")[0], []).append(name)
             # A folder that changed just now may change again within one tick of its clock.
             young = time.time_ns() - changed < 2_000_000_000

@@ -1,7 +1,7 @@
 """Cells: the runs a table stands for, each a complete config with its signature."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -67,11 +67,18 @@ class Cell:
         return shlex.join(["python", "reproduce/run.py", *words])
 
 
+def any_variant(config: Mapping[str, Any]) -> str | None:
+    """Ask for no data variant."""
+    del config
+    return None
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the user asked of a table: overrides that win over everything, and filters.
 
-    ``stores`` hold the finished searches, which decide what some rows are.
+    ``stores`` hold the finished searches, which decide what some rows are; ``variant`` says on
+    which data variant a config's records are to be made (None: any, the original first).
     """
 
     overrides: tuple[str, ...] = ()
@@ -79,6 +86,7 @@ class Asked:
     rows: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     stores: tuple[Store, ...] = field(default=(), compare=False)
+    variant: Callable[[Mapping[str, Any]], str | None] = field(default=any_variant, compare=False)
     _configs: dict[tuple[str, ...], dict[str, Any]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -111,7 +119,7 @@ class Asked:
         if run.chosen is None:
             return Cell(table.id, name, seed, config, self.overrides)
         search = self.cell(table, run.chosen.by, budget, seed)
-        record, shapes = self.find(search.signature), self.shapes(config)
+        record, shapes = self.find(search.signature, search.config), self.shapes(config)
         own = config["bits"]["layers"]
         waiting = with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
         if record is None or shapes is None:
@@ -127,9 +135,10 @@ class Asked:
             self._configs[words] = compose_run(words)
         return self._configs[words]
 
-    def find(self, signature: str) -> Record | None:
-        """Return a run's record from the first store that has it."""
-        found = (store.find(signature, None) for store in self.stores)
+    def find(self, signature: str, config: Mapping[str, Any]) -> Record | None:
+        """Return a run's record, on the images of ``config``, from the first store that has it."""
+        variant = self.variant(config)
+        found = (store.find(signature, variant) for store in self.stores)
         return next((record for record in found if record is not None), None)
 
     def shapes(self, config: Mapping[str, Any]) -> list[LayerShape] | None:
