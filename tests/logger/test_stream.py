@@ -74,10 +74,11 @@ def test_a_cell_killed_twice_holds_one_continuous_history(tmp_path: Path) -> Non
         assert line["test/top1_pct"] == epoch.test_top1_pct
         assert line["train/loss"] == epoch.train_loss
         assert epoch.bits is not None
-        assert epoch.density is not None
+        density = epoch.by_layer("density")
+        assert density
         for layer, (weight, act) in epoch.bits.items():
             assert (line[f"bits/weight/{layer}"], line[f"bits/act/{layer}"]) == (weight, act)
-        for layer, share in epoch.density.items():
+        for layer, share in density.items():
             assert line[f"density/{layer}"] == pytest.approx(share)
     assert any(name.startswith("step/act/") for name in lines[record.history[-1].epoch])
 

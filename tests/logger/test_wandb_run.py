@@ -180,13 +180,15 @@ def test_where_a_run_is_watched_changes_no_signature() -> None:
 
 
 def test_a_line_has_every_number_of_the_history(record: Record) -> None:
-    line = record.history[3].model_copy(update={"density": {"conv1": 0.5}, "bits": {"fc": (3, 5)}})
-    sent = metrics(line, record.phases[1].bit_map)
-    kept = line.model_dump(exclude={"density", "bits"}, exclude_none=True)
-    assert sorted(kept.values()) == sorted(
-        value for name, value in sent.items() if not name.startswith(("density", "bits"))
+    line = record.history[3].model_copy(
+        update={"own": {"density": {"conv1": 0.5}, "total": 0.25}, "bits": {"fc": (3, 5)}}
     )
-    assert sent["density/conv1"] == 0.5
+    sent = metrics(line, record.phases[1].bit_map)
+    kept = line.model_dump(exclude={"own", "bits"}, exclude_none=True)
+    assert sorted(kept.values()) == sorted(
+        value for name, value in sent.items() if not name.startswith(("density", "bits", "total"))
+    )
+    assert (sent["density/conv1"], sent["total"]) == (0.5, 0.25)
     assert {name: n for name, n in sent.items() if name.startswith("bits")} == {
         "bits/weight/fc": 3,  # the line's own go before those of the phase
         "bits/act/fc": 5,

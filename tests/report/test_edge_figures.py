@@ -62,7 +62,7 @@ def sized(found: Reporter, record: Record) -> None:
     """Write sizes into a record: 5, 4, 3.5 and 3.1 times what one bit takes."""
     weight_kb, act_kb = one_bit(found)
     for epoch, bits in zip(record.history, (5, 4, 3.5, 3.1), strict=True):
-        epoch.weight_kb, epoch.act_kb = bits * weight_kb, (bits - 0.15) * act_kb
+        epoch.own = {"weight_kb": bits * weight_kb, "act_kb": (bits - 0.15) * act_kb}
     found.stores[0].add(record)
 
 

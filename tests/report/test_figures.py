@@ -56,8 +56,10 @@ def with_density(record: Record) -> Record:
     """Add densities: behind layer i of the execution order (0.3 + i / 20), falling by epoch."""
     for line in record.history:
         values = {name: 0.3 + i / 20 - line.epoch / 100 for i, name in enumerate(LAYERS[:-1])}
-        line.density = dict(reversed(values.items()))  # no order but the network's counts
-        line.total_density = sum(values.values()) / len(values)
+        line.own = {  # no order of the layers but the network's counts
+            "density": dict(reversed(values.items())),
+            "total_density": sum(values.values()) / len(values),
+        }
     return record
 
 

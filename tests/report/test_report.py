@@ -650,7 +650,7 @@ def test_miscounted_activations_are_summed_over_the_epochs_that_counted_twice(
     column = COLUMNS["miscounted"].value
     assert column(facts) is None  # a run that counted nothing twice proves nothing
     twice = [
-        e.model_copy(update={"miscounted": n})
+        e.model_copy(update={"own": {"miscounted": n}})
         for e, n in zip(record.history, (0, 2, 1), strict=True)
     ]
     assert column(replace(facts, record=record.model_copy(update={"history": twice}))) == 3

@@ -100,9 +100,9 @@ def test_search_for_bits_killed_in_any_phase_ends_as_unbroken(
     whole = assert_same(unbroken_search, tmp_path, resumed=len(places))
     assert [phase.epochs for phase in whole.phases] == [1, 2, 1]
     first, *_, last = whole.history
-    assert first.weight_kb is not None
-    assert last.weight_kb is not None
-    assert last.weight_kb != first.weight_kb  # the widths were really learned
+    assert first.number("weight_kb") is not None
+    assert last.number("weight_kb") is not None
+    assert last.number("weight_kb") != first.number("weight_kb")  # the widths were really learned
 
 
 def test_finished_cell_is_not_trained_again(unbroken: Path) -> None:

@@ -197,7 +197,7 @@ def _retrained_epochs(facts: Facts) -> float | None:
 
 def _miscounted(facts: Facts) -> float | None:
     """Activations counted wrongly, over the first batches of all epochs."""
-    counts = [epoch.miscounted for epoch in facts.record.history] if facts.record else []
+    counts = [epoch.number("miscounted") for epoch in facts.record.history] if facts.record else []
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
@@ -241,7 +241,11 @@ def _memory(accounting: str) -> Callable[[Facts], Mapping[str, float] | None]:
 
 def _learned_weight_kb(facts: Facts) -> float | None:
     """Weights with every channel at its own learned width, where the run's bits are the widest."""
-    return None if facts.epoch is None or facts.cost_bits is not None else facts.epoch.weight_kb
+    return (
+        None
+        if facts.epoch is None or facts.cost_bits is not None
+        else facts.epoch.number("weight_kb")
+    )
 
 
 def targets_kb(record: Record, shapes: Sequence[LayerShape]) -> tuple[float, float] | None:
@@ -267,9 +271,9 @@ def _off_target(
         if record is None or epoch is None or shapes is None:
             return None
         targets = targets_kb(record, shapes)
-        if targets is None or epoch.weight_kb is None or epoch.act_kb is None:
-            return None
-        return of((epoch.weight_kb, epoch.act_kb), targets)
+        sizes = [epoch.number(name) for name in ("weight_kb", "act_kb")]
+        known = [size for size in sizes if size is not None]
+        return None if targets is None or len(known) < 2 else of(known, targets)
 
     return column
 
@@ -376,7 +380,7 @@ COLUMNS: dict[str, Column] = {
         "agreement with float", "%", 2, True, lambda f: f.epoch.agreement_pct if f.epoch else None
     ),
     "total_density": Column(
-        "total AD", "1", 3, True, lambda f: f.epoch.total_density if f.epoch else None
+        "total AD", "1", 3, True, lambda f: f.epoch.number("total_density") if f.epoch else None
     ),
     "epochs": Column("epochs", "1", 0, True, lambda f: f.phase.epochs if f.phase else None),
     "training_complexity": Column("training complexity", "1", 3, True, _complexity),

@@ -169,12 +169,15 @@ def metrics(epoch: Epoch, fixed: Mapping[str, Bits]) -> dict[str, float]:
      'bits/weight/fc': 4, 'bits/act/fc': 8}
     """
     values: dict[str, float] = {}
-    for key, value in epoch.model_dump(exclude={"density", "bits"}, exclude_none=True).items():
+    for key, value in epoch.model_dump(exclude={"own", "bits"}, exclude_none=True).items():
         split, _, rest = key.partition("_")
         values[f"{split}/{rest}" if split in SPLITS else key] = value
-    values |= {f"density/{name}": share for name, share in (epoch.density or {}).items()}
-    own = {name: Bits(*pair) for name, pair in (epoch.bits or {}).items()}
-    for name, bits in (own or fixed).items():
+    for key, number in epoch.own.items():
+        by_layer = number if isinstance(number, dict) else {}
+        values |= {f"{key}/{layer}": value for layer, value in by_layer.items()}
+        values |= {} if isinstance(number, dict) else {key: number}
+    changing = {name: Bits(*pair) for name, pair in (epoch.bits or {}).items()}
+    for name, bits in (changing or fixed).items():
         values |= {f"bits/weight/{name}": bits.weight, f"bits/act/{name}": bits.act}
     return values
 

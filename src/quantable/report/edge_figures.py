@@ -183,7 +183,7 @@ def _draw_series(axes: Axes, spots: Sequence[Spot], mark: Mark, *, own: bool) ->
 
 def sizes_figure(record: Record, shapes: Sequence[LayerShape] | None, title: str) -> Figure | str:
     """Sizes and their targets, penalty and accuracy by epoch, as in the published trace."""
-    known = [epoch for epoch in record.history if epoch.weight_kb is not None]
+    known = [epoch for epoch in record.history if epoch.number("weight_kb") is not None]
     targets = targets_kb(record, shapes) if shapes is not None else None
     if len(known) < 2 or targets is None:
         return "the run learned no sizes"
@@ -219,7 +219,8 @@ def sizes_figure(record: Record, shapes: Sequence[LayerShape] | None, title: str
 
 
 def _sizes(epochs: Sequence[Epoch]) -> tuple[list[float], list[float]]:
-    return [e.weight_kb or np.nan for e in epochs], [e.act_kb or np.nan for e in epochs]
+    weights, acts = ([e.number(name) or np.nan for e in epochs] for name in ("weight_kb", "act_kb"))
+    return weights, acts
 
 
 def _penalties(

@@ -109,7 +109,7 @@ def _figures(reporter: Reporter) -> Iterator[tuple[str, Figure | str]]:
         else:
             yield f"density_{cell}", density_figure(record, title)
             yield f"bits_{cell}", bits_figure(record, title, phase_labels(reporter, cell, record))
-            if record.history[-1].weight_kb is not None:
+            if record.history[-1].number("weight_kb") is not None:
                 shapes = reporter.asked.shapes(reporter.cell(cell, reporter.budget, 0).config)
                 yield f"sizes_{cell}", sizes_figure(record, shapes, title)
     if any(row.chosen for row in table.rows.values()):
@@ -164,13 +164,16 @@ def density_figure(record: Record, title: str) -> Figure | str:
 
     Dashed lines mark the ``changes``; the mean bit-width over layers stands above each phase.
     """
-    measured = [epoch for epoch in record.history if epoch.density is not None]
+    measured = [epoch for epoch in record.history if epoch.by_layer("density") is not None]
     if not measured:
         return "the run has no activation densities"
-    seen = {name for epoch in measured for name in epoch.density or ()}
+    seen = {name for epoch in measured for name in epoch.by_layer("density") or ()}
     layers = [name for name in record.phases[0].bits if name in seen]
     grid = np.array(
-        [[(e.density or {}).get(name, np.nan) for e in record.history] for name in layers]
+        [
+            [(e.by_layer("density") or {}).get(name, np.nan) for e in record.history]
+            for name in layers
+        ]
     )  # (layers, epochs)
     least, most = np.floor(np.nanmin(grid) * 10) / 10, np.ceil(np.nanmax(grid) * 10) / 10
     last = len(record.history) + 0.5
@@ -191,7 +194,7 @@ def density_figure(record: Record, title: str) -> Figure | str:
 
     mark = MARKS[method_of_run(record)]
     epochs = [epoch.epoch + 1 for epoch in record.history]
-    total = [np.nan if e.total_density is None else e.total_density for e in record.history]
+    total = [np.nan if (n := e.number("total_density")) is None else n for e in record.history]
     line.plot(
         epochs,
         total,

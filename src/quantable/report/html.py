@@ -555,12 +555,15 @@ class _About:
         runs = {
             run: record
             for run, record in self._first_runs().items()
-            if any(epoch.density for epoch in record.history)
+            if any(epoch.by_layer("density") for epoch in record.history)
         }
         for run, record in list(runs.items())[:MOST_MAPS]:
-            seen = {name for epoch in record.history for name in epoch.density or ()}
+            seen = {name for epoch in record.history for name in epoch.by_layer("density") or ()}
             names = [name for name in record.phases[0].bits if name in seen]
-            grid = {name: [(e.density or {}).get(name) for e in record.history] for name in names}
+            grid = {
+                name: [(e.by_layer("density") or {}).get(name) for e in record.history]
+                for name in names
+            }
             changes = {p.first_epoch: f"{_mean_bits(p.bits):.2f} bit" for p in _changes(record)}
             title = f"Activation density: {self.run_label(run)}"
             note = f"Share of non-zero activations behind each layer, seed {record.seed}; above, "
@@ -768,7 +771,7 @@ def _history(record: Record) -> dict[str, Any]:
     step = -(-len(record.history) // MOST_EPOCHS) or 1
     last = len(record.history) - 1
     kept = [e for i, e in enumerate(record.history) if i % step == 0 or i == last]
-    columns = [name for name in EPOCH_COLUMNS if any(getattr(e, name) is not None for e in kept)]
+    columns = [name for name in EPOCH_COLUMNS if any(_of(e, name) is not None for e in kept)]
     return {
         "every": step,
         "head": [EPOCH_COLUMNS[name][0] for name in columns],
@@ -777,8 +780,13 @@ def _history(record: Record) -> dict[str, Any]:
     }
 
 
+def _of(epoch: Epoch, name: str) -> float | None:
+    value: float | None = getattr(epoch, name, epoch.number(name))
+    return value
+
+
 def _short(epoch: Epoch, name: str) -> float | int | None:
-    value = getattr(epoch, name)
+    value = _of(epoch, name)
     if value is None:
         return None
     decimals = EPOCH_COLUMNS[name][1]

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from quantable.base.bits import Bits
 from quantable.base.errors import UserError
 from quantable.networks.layers import LayerShape
 
 SCHEMA = 1
+# Numbers of two methods that stood among those of every run.
+BEFORE_OWN = ("density", "total_density", "miscounted", "weight_kb", "act_kb")
 
 
 class _Part(BaseModel):
@@ -29,13 +31,29 @@ class Epoch(_Part):
     test_loss: float
     agreement_pct: float | None = None  # test images with the class that the teacher predicts
     seconds: float
-    total_density: float | None = None
-    density: dict[str, float] | None = None  # share of non-zero activations behind each layer
-    miscounted: int | None = None  # activations counted wrongly in the epoch's first batch
     bits: dict[str, tuple[int, int]] | None = None  # only where they change during training
-    weight_kb: float | None = None  # with them, by the method's own accounting; of its channels
-    act_kb: float | None = None  # with bits of their own the mean counts, `bits` has the widest
     training_complexity: float | None = None  # of the epochs so far
+    own: dict[str, int | float | dict[str, float]] = {}  # the method's numbers, some by layer
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, line: Any) -> Any:  # noqa: ANN401
+        """Read lines from before methods had numbers of their own."""
+        if not isinstance(line, dict) or line.keys().isdisjoint(BEFORE_OWN):
+            return line
+        found = {key: line[key] for key in BEFORE_OWN if line.get(key) is not None}
+        kept = {key: value for key, value in line.items() if key not in BEFORE_OWN}
+        return kept | {"own": found | kept.get("own", {})}
+
+    def number(self, name: str) -> float | None:
+        """The method's own number ``name`` in this epoch."""
+        value = self.own.get(name)
+        return None if isinstance(value, dict) else value
+
+    def by_layer(self, name: str) -> dict[str, float] | None:
+        """The method's own numbers ``name`` of each layer in this epoch."""
+        value = self.own.get(name)
+        return value if isinstance(value, dict) else None
 
     @property
     def held_out_pct(self) -> float:
