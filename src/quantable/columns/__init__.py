@@ -23,7 +23,7 @@ from quantable.cost.memory import (
 )
 from quantable.cost.pim import pim_energy_pj
 from quantable.cost.training import training_complexity
-from quantable.networks.layers import LayerShape, uniform
+from quantable.networks.layers import LayerShape, Network, uniform
 from quantable.store.record import Epoch, Phase, Record, Scores
 
 SIZES = ("act_kb", "act_max_kb", "weight_kb")  # from them and batch norms, totals follow
@@ -42,7 +42,7 @@ class Facts:
     cost_bits: int | None = None
     whole_run: bool = False  # whether the training complexity is the whole run's, not the phase's
     baseline: Record | None = None  # the table's baseline run of the same seed
-    batch_norm_channels: int | None = None  # of the whole network
+    network: Network | None = None  # whole, as kept: also what feeds what, and what is added
     sizes: Mapping[str, float] | None = None  # published kB by column, where bits are not known
     policy: Comparison | None = None  # the row's bits beside the table's program solved again
 
@@ -213,7 +213,7 @@ def _memory(accounting: str) -> Callable[[Facts], Mapping[str, float] | None]:
     """Make a function of the parts of a row's memory, in bytes."""
 
     def parts(facts: Facts) -> Mapping[str, float] | None:
-        channels = facts.batch_norm_channels
+        channels = facts.network.batch_norm_channels if facts.network is not None else None
         if channels is None or facts.now is not facts.shapes:  # a cut network's are not known
             return None
         rule = ACCOUNTINGS[accounting]

@@ -227,7 +227,7 @@ class Reporter:
                 # A run's result cost all of its epochs, also those of phases tried after it.
                 whole_run=row.phase == "final",
                 baseline=self._baseline(seed),
-                batch_norm_channels=self.asked.batch_norm_channels(cell.config),
+                network=self.asked.network(cell.config),
                 sizes=row.published_sizes if row.sizes is not None else None,
                 policy=self._solved(name, bits),
             )

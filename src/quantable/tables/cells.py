@@ -12,8 +12,8 @@ from quantable.config.composition import compose_run
 from quantable.config.signature import MACHINE, belongs, signature
 from quantable.config.widths import with_layers
 from quantable.cost.hardware import hardware_of
-from quantable.networks.layers import LayerShape
-from quantable.networks.shapes import PACKAGED, read_batch_norm_channels, read_shapes, shape_key
+from quantable.networks.layers import LayerShape, Network
+from quantable.networks.shapes import PACKAGED, read_network, shape_key
 from quantable.store.bits_file import BitsFile
 from quantable.store.record import Record
 from quantable.store.store import Store
@@ -141,15 +141,15 @@ class Asked:
         found = (store.find(signature, variant) for store in self.stores)
         return next((record for record in found if record is not None), None)
 
-    def shapes(self, config: Mapping[str, Any]) -> list[LayerShape] | None:
-        """Layer shapes of a config's network, packaged or traced by an earlier run."""
+    def network(self, config: Mapping[str, Any]) -> Network | None:
+        """What is known of a config's network, packaged or traced by an earlier run."""
         key = shape_key(config["model"], config["data"]["input_size"])
-        return read_shapes(key, [PACKAGED, *(store.shapes for store in self.stores)])
+        return read_network(key, [PACKAGED, *(store.shapes for store in self.stores)])
 
-    def batch_norm_channels(self, config: Mapping[str, Any]) -> int | None:
-        """Channels of all batch norms of a config's network, where its shapes are kept."""
-        key = shape_key(config["model"], config["data"]["input_size"])
-        return read_batch_norm_channels(key, [PACKAGED, *(store.shapes for store in self.stores)])
+    def shapes(self, config: Mapping[str, Any]) -> list[LayerShape] | None:
+        """Layer shapes of a config's network, where they are kept."""
+        network = self.network(config)
+        return None if network is None else network.layers
 
     def chosen_rows(self, table: Table) -> list[str]:
         """Rows the user asked for, in the table's order; an unknown one is an error."""

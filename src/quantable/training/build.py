@@ -21,8 +21,8 @@ from quantable.base.freed_memory import keep_freed_memory
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
 from quantable.networks.layers import LayerShape
-from quantable.networks.shapes import PACKAGED, read_shapes, shape_key, write_shapes
-from quantable.networks.trace import batch_norm_channels, layer_shapes
+from quantable.networks.shapes import PACKAGED, read_network, shape_key, write_network
+from quantable.networks.trace import layer_shapes, trace
 from quantable.quantization.quantize import Quantize
 from quantable.store.bits_file import check_layers
 from quantable.store.record import cell_name
@@ -196,8 +196,8 @@ def _check_first_weights(config: Mapping[str, Any]) -> None:
 
 
 def _keep_shapes(config: dict[str, Any], built: Built, store: Store) -> None:
-    """Trace once: what plan and report need without torch."""
+    """Trace once, and again where an older file lacks facts: what plan and report need."""
     key = shape_key(config["model"], config["data"]["input_size"])
-    if read_shapes(key, [PACKAGED, store.shapes]) is None:
-        channels = batch_norm_channels(built.net)
-        write_shapes(key, built.shapes, store.shapes, batch_norm_channels=channels)
+    kept = read_network(key, [PACKAGED, store.shapes])
+    if kept is None or kept.feeds is None:
+        write_network(key, trace(built.net, built.input_size), store.shapes)
