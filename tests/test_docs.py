@@ -394,3 +394,26 @@ def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
     index = (tmp_path / "html/results/index.html").read_text()
     assert 'href="ad_pim.html"' in index
     assert "vasquez_2021" in (tmp_path / "html/generated/papers.html").read_text()
+
+
+NAME = re.compile(r"`(quantable(?:\.\w+)+)")
+
+
+def lies_nowhere(name: str) -> bool:
+    """Whether a dotted name is no module, and nothing that a module of this project says."""
+    parts = name.split(".")
+    for end in range(len(parts), 1, -1):
+        place = ROOT / "src" / Path(*parts[:end])
+        path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if path.is_file():
+            rest = parts[end:]
+            return bool(rest) and not re.search(rf"\b{rest[0]}\b", path.read_text())
+    return True
+
+
+def test_every_dotted_name_in_the_pages_lies_where_they_say() -> None:
+    named = {name: page for page in PAGES for name in NAME.findall(page.read_text())}
+    assert len(named) >= 12
+    assert {name: page.name for name, page in named.items() if lies_nowhere(name)} == {}
+    assert lies_nowhere("quantable.networks.nothing")
+    assert lies_nowhere("quantable.base.errors.Nothing")
