@@ -27,7 +27,7 @@ from quantable.quantization.quantize import Quantize
 from quantable.store.bits_file import check_layers
 from quantable.store.record import cell_name
 from quantable.store.store import Store
-from quantable.training.classifier import Classifier, Stream
+from quantable.training.classifier import Classifier, Remaining
 from quantable.training.finished import final_weights, load_plain, load_quantizers
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
@@ -170,7 +170,7 @@ def fit(trainer: pl.Trainer, module: Classifier, batches: TrainBatches) -> None:
         # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # who starts us knows
-        trainer.fit(module, train_dataloaders=Stream(module, batches))
+        trainer.fit(module, train_dataloaders=Remaining(module, batches))
 
 
 def loading_of(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

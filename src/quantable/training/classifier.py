@@ -142,7 +142,7 @@ class Classifier(pl.LightningModule):
             )
 
 
-class Stream:
+class Remaining:
     """Training batches of the module's current epoch, from its current batch on."""
 
     def __init__(self, module: Classifier, batches: TrainBatches) -> None:
