@@ -20,6 +20,7 @@ from quantable.base.errors import UserError
 from quantable.base.freed_memory import keep_freed_memory
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
+from quantable.networks.channels_last import to_channels_last
 from quantable.networks.layers import LayerShape
 from quantable.networks.shapes import PACKAGED, read_shapes, shape_key, write_shapes
 from quantable.networks.trace import batch_norm_channels, layer_shapes
@@ -62,7 +63,7 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     built = Built(images, part_of(config, "model.net"))
     net = built.net
     if config["recipe"]["channels_last"]:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(net)
     built.shapes = layer_shapes(net, built.input_size)
     _keep_shapes(config, built, store)
     if config["bits"]["file"] is not None:
