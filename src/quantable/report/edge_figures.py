@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from quantable.columns import targets_kb
+from quantable.columns.edge import targets_kb
 from quantable.networks.layers import LayerShape
 from quantable.report.marks import Mark
 from quantable.report.model import Reporter

@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from quantable.columns import Facts
+from quantable.columns.facts import Facts
 from quantable.report.edge_figures import memory_figure, sizes_figure
 from quantable.report.labels import place_labels
 from quantable.report.marks import MARKS, method_of_run

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from quantable.allocation.program import Comparison, Program, compare, read_program
 from quantable.base.bits import Bits
-from quantable.columns import COLUMNS, Facts
+from quantable.columns import COLUMNS
+from quantable.columns.facts import Facts
 from quantable.config.widths import planned_bits
 from quantable.cost.hardware import hardware_of
 from quantable.networks.layers import LayerShape, in_order, uniform

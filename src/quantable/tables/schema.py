@@ -11,13 +11,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from quantable.allocation.choice import COSTS
 from quantable.allocation.program import Policy, program_names
 from quantable.base.bits import MAX_BITS
 from quantable.base.errors import UserError, unknown
 from quantable.base.places import CONF
 from quantable.base.strict import Strict
-from quantable.columns import COLUMNS, SIZES
+from quantable.columns import COLUMNS
+from quantable.columns.edge import SIZES
+from quantable.cost.costs import COSTS
 from quantable.tables.families import expanded
 from quantable.tables.points import read_points
 
