@@ -487,7 +487,8 @@ class LearnedBits(Quantize):
         line = module.history[-1]
         line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
         with torch.no_grad():
-            line["weight_kb"], line["act_kb"] = (float(size) for size in self.sizes())
+            weight_kb, act_kb = (float(size) for size in self.sizes())
+        module.note(weight_kb=weight_kb, act_kb=act_kb)
         done = module.epoch + 1 - module.phase_start
         if self._selectable(line, done / module.phase_epochs):
             self._keep_best(module.net, line["val_top1_pct"])
@@ -502,7 +503,7 @@ class LearnedBits(Quantize):
     def _selectable(self, line: Mapping[str, Any], progress: float) -> bool:
         """Whether the next phase may begin with the weights of this epoch."""
         if line["phase"] == SEARCH:
-            sizes = line["weight_kb"], line["act_kb"]
+            sizes = line["own"]["weight_kb"], line["own"]["act_kb"]
             fits = all(size <= most for size, most in zip(sizes, self.targets, strict=True))
             return fits and progress >= self.select_from
         return bool(line["phase"] == PRETRAIN)
