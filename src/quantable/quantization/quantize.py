@@ -9,8 +9,9 @@ from torch.nn.utils import parametrize
 
 from quantable.base.bits import FLOAT_BITS, Bits, bit_map
 from quantable.base.errors import UserError, unknown
+from quantable.networks.layers import LayerShape
 from quantable.networks.trace import layer_shapes, signed_inputs
-from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.quantizer import Layer, Quantizer
 
 
 class Factory(Protocol):
@@ -72,7 +73,8 @@ class Quantize(pl.Callback):
         if any(isinstance(module, Quantizer) for module in net.modules()):
             raise UserError("quantizer: this network is quantized already")
         c, h, w = input_size
-        names = [shape.name for shape in layer_shapes(net, (c, h, w))]
+        shapes = layer_shapes(net, (c, h, w))
+        names = [shape.name for shape in shapes]
         if not names:
             raise UserError("quantizer: the network has no convolution and no linear layer")
         widths = bit_map(names, inner=self.inner, ends=self.ends, layers=self.layers)
@@ -82,6 +84,8 @@ class Quantize(pl.Callback):
         signed = signed_inputs(net, (c, h, w))
         for name, width in widths.items():
             self._quantize_layer(name, net.get_submodule(name), width, signed=name in signed)
+        for shape in shapes:
+            self._introduce(shape, input_signed=shape.name in signed)
         self._names, self._net = names, net
 
     def set_bits(self, bits: Mapping[str, Bits]) -> None:
@@ -111,6 +115,13 @@ class Quantize(pl.Callback):
             self.act_quantizers[name] = quantizer.to(device)
             layer.act_quantizer = quantizer
             layer.register_forward_pre_hook(_quantize_input)
+
+    def _introduce(self, shape: LayerShape, *, input_signed: bool) -> None:
+        """Tell a layer's quantizers whose they are."""
+        layer = Layer(shape.name, shape.kind, input_signed, self.act_quantizers.get(shape.name))
+        for quantizers in (self.weight_quantizers, self.act_quantizers):
+            if shape.name in quantizers:
+                quantizers[shape.name].layer = layer
 
 
 def _quantize_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:

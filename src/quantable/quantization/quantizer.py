@@ -1,14 +1,32 @@
 """What the quantizers of all methods share: bit-width, axes, saved state, float32 arithmetic."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from quantable.base.bits import FLOAT_BITS
 from quantable.base.devices import mean_gradient
 from quantable.base.errors import UserError
 from quantable.quantization import grid
 from quantable.quantization.ste import Rounding, round_ste
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the quantizers of a layer's weight and of its input may know of the layer."""
+
+    name: str
+    kind: Literal["conv", "linear"]
+    input_signed: bool  # whether the layer's input has values below 0
+    act: "Quantizer | None" = field(repr=False)  # of the input; None where that is float
+
+    @property
+    def input_bits(self) -> int:
+        """Width of the layer's input as it is now, whether set or learned; 32 for float."""
+        return FLOAT_BITS if self.act is None else self.act.bits
 
 
 class Quantizer(nn.Module, ABC):
@@ -22,6 +40,8 @@ class Quantizer(nn.Module, ABC):
     ``bits`` may be assigned during training. It and ``initialized`` (the first training batch was
     seen) are part of the ``state_dict``; they are plain values, so that reading them neither waits
     for the device nor breaks a compiled graph, which is rebuilt when they change.
+
+    ``layer`` is what it may know of its layer, once it is in a network; no part of the state.
     """
 
     def __init__(
@@ -35,6 +55,7 @@ class Quantizer(nn.Module, ABC):
         rounding: Rounding = round_ste,
     ) -> None:
         super().__init__()
+        self.layer: Layer | None = None
         self.rounding = rounding
         self.bits = bits
         self.signed = signed
