@@ -398,6 +398,6 @@ def test_a_record_has_the_bits_that_a_search_ended_with() -> None:
             [(0, {"fc": (4, 4)}), (1, {"fc": (3, 4)}), (1, {"fc": (2, 3)}), (2, {"fc": (2, 3)})]
         )
     ]
-    phases = _phases(lines, {}, [])
+    phases = _phases(lines, {}, [], {})
     assert [phase.bits["fc"] for phase in phases] == [(4, 4), (2, 3), (2, 3)]
     assert [phase.epochs for phase in phases] == [1, 2, 1]

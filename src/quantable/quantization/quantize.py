@@ -1,7 +1,8 @@
 """The one seam between methods and the trainer: quantizers go in, bit-widths come out."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from quantable.base.bits import FLOAT_BITS, Bits, bit_map
 from quantable.base.errors import UserError, unknown
 from quantable.networks.layers import LayerShape
 from quantable.networks.trace import layer_shapes, signed_inputs
+from quantable.quantization.channels import raw_weight
 from quantable.quantization.quantizer import Layer, Quantizer
 
 
@@ -18,6 +20,21 @@ class Factory(Protocol):
     """Makes the quantizer of one tensor: a method's class with the rest of its arguments set."""
 
     def __call__(self, *, bits: int, signed: bool, channels: int) -> Quantizer: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class FinalLayer:
+    """A layer with quantized weights, as it is computed in evaluation now."""
+
+    name: str
+    kind: Literal["conv", "linear"]
+    integers: Tensor  # int64, of the weight's shape: (c_out, ...)
+    scale: Tensor  # broadcasts against the integers, as ``offset``; see ``Levels``
+    offset: Tensor
+    weight_bits: int
+    input_bits: int  # 32 where the input is float
+    input_signed: bool
+    bias: Tensor | None
 
 
 class Quantize(pl.Callback):
@@ -96,6 +113,22 @@ class Quantize(pl.Callback):
             _set_width(self.weight_quantizers, name, width.weight)
             _set_width(self.act_quantizers, name, width.act)
         _check_ties(self.ties, self.bits)
+
+    def final_layers(self) -> Iterator[FinalLayer]:
+        """Each layer whose weights are on a grid, in execution order; one after the other."""
+        for name, quantizer in self.weight_quantizers.items():
+            layer = cast(nn.Module, self._net).get_submodule(name)
+            levels, about = quantizer.levels(raw_weight(layer).detach()), quantizer.layer
+            if levels is not None and about is not None:
+                yield FinalLayer(
+                    name,
+                    about.kind,
+                    *levels,
+                    weight_bits=quantizer.bits,
+                    input_bits=about.input_bits,
+                    input_signed=about.input_signed,
+                    bias=None if layer.bias is None else cast(Tensor, layer.bias).detach(),
+                )
 
     def factory_of_weight(self, layer: nn.Module) -> Factory:
         """What makes the weight quantizer of ``layer``: the same for every kind of layer."""

@@ -20,6 +20,7 @@ from quantable.base.errors import UserError
 from quantable.base.signals import listen_before_others
 from quantable.config.schema import OwnNumber
 from quantable.data.images import TrainBatches
+from quantable.integers.by_layer import ByLayer
 from quantable.networks.trace import COUNTED
 from quantable.training.own_numbers import Number, checked
 
@@ -58,6 +59,7 @@ class Classifier(pl.LightningModule):
         self.finished = False
         self.history: list[dict[str, Any]] = []
         self.networks: list[dict[str, Any]] = []  # sizes, of a network that a method cuts
+        self.finals: dict[int, ByLayer] = {}  # what the weights at a phase's end say
         self.optimizer_state: dict[str, Any] | None = None  # to be restored
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64), persistent=False)
         self.sums: Tensor  # of this epoch so far: loss x images, correct, images
