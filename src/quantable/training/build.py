@@ -18,6 +18,7 @@ from torch import nn
 from quantable.base import devices
 from quantable.base.errors import UserError
 from quantable.base.freed_memory import keep_freed_memory
+from quantable.config.numbers import own_numbers
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
 from quantable.networks.channels_last import to_channels_last
@@ -107,6 +108,7 @@ def module_of(
         schedule=part_of(config, "recipe.schedule"),
         epochs=epochs,
         weight_decay=weight_decay(config["recipe"], quantize),
+        numbers=own_numbers(config),
     )
 
 
