@@ -29,6 +29,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *CARDS, *RESULTS])
 FOLDERS = "conf|src|docs|tests|tools|benchmarks|reproduce"
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w")
+CODE_FILE = re.compile(r"`(quantable/[\w/.]+)`")  # of a card, below src
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^python reproduce/(?:run|report)\.py .*$", re.MULTILINE)
 
@@ -41,6 +42,7 @@ def missing_paths(text: str, page: Path) -> list[str]:
     """Paths and relative links in a page's text that lead nowhere."""
     links = [link for link in LINK.findall(text) if "://" not in link]
     lost = [link for link in links if not (page.parent / link).exists()]
+    lost += [path for path in CODE_FILE.findall(text) if not (ROOT / "src" / path).exists()]
     return lost + [path for path in PATH.findall(text) if not (ROOT / path).exists()]
 
 
@@ -67,10 +69,11 @@ def test_every_path_and_link_exists(page: Path) -> None:
 
 def test_a_path_that_leads_nowhere_is_found() -> None:
     text = (
-        "see `conf/table/nowhere.yaml`, [gone](docs/gone.md), src/quantable/run.py, conf/<x>.yaml"
+        "see `conf/table/nowhere.yaml`, [gone](docs/gone.md), src/quantable/run.py, conf/<x>.yaml, "
+        "`quantable/gone.py`, `quantable/run.py`"
     )
     lost = missing_paths(text, ROOT / "README.md")
-    assert lost == ["docs/gone.md", "conf/table/nowhere.yaml", "docs/gone.md"]
+    assert lost == ["docs/gone.md", "quantable/gone.py", "conf/table/nowhere.yaml", "docs/gone.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
