@@ -21,8 +21,9 @@ from quantable.executor.board import Board, Variants, Work
 from quantable.executor.inline import Failures, run_inline
 from quantable.executor.pool import run_pool
 from quantable.executor.status import uncancel
-from quantable.report.model import Report, Reporter
 from quantable.report.render import FORMATS
+from quantable.report.reporter import Reporter
+from quantable.report.schema import Report
 from quantable.store.record import Head, cell_name
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
@@ -46,7 +47,7 @@ def work_of(words: Words, tables: Sequence[Table] | None = None) -> list[Work]:
 
 
 @dataclass(frozen=True)
-class State:
+class CellStatus:
     """Where a cell stands."""
 
     cell: Cell
@@ -54,7 +55,7 @@ class State:
     word: str  # done | running | queued | failed | ... | stale | missing | waiting
 
 
-def state(cell: Cell, board: Board, known: Sequence[Head]) -> State:
+def status_of(cell: Cell, board: Board, known: Sequence[Head]) -> CellStatus:
     """Look a cell up: as the board has it, or stale (only a record of an older question).
 
     One that waits has bit-widths that a search has yet to find.
@@ -63,19 +64,19 @@ def state(cell: Cell, board: Board, known: Sequence[Head]) -> State:
     if line.word == "missing":
         same = (cell.table, cell.row, cell.seed, cell.config["budget"]["name"])
         if any((r.table, r.row, r.seed, r.budget) == same for r in known):
-            return State(cell, line.variant, "stale")
-    return State(cell, line.variant, line.word)
+            return CellStatus(cell, line.variant, "stale")
+    return CellStatus(cell, line.variant, line.word)
 
 
 def plan(words: Words) -> int:
-    """Print the cells with their state and commands, and the costs known without training."""
+    """Print the cells with their status and commands, and the costs known without training."""
     store = Store(words.store)
     board, known = Board(store), store.heads()
     for work in work_of(words):
         table = work.table
         print(f"{table.id}: {table.title}")
         for cell in work.cells:
-            now = state(cell, board, known)
+            now = status_of(cell, board, known)
             where = "" if now.variant is not None else "; its data set is not on this machine"
             name = f"after search {cell.search}" if cell.search is not None else cell.signature
             print(f"  {now.word:8} {cell.label} [{name}]{where}")

@@ -14,10 +14,13 @@ from torch import nn
 from quantable.base.bits import FLOAT_BITS
 from quantable.base.devices import count, together
 from quantable.base.tick import Tell
-from quantable.columns import COLUMNS, Facts, complexity
+from quantable.columns import COLUMNS
+from quantable.columns.facts import Facts
+from quantable.columns.training import complexity
 from quantable.config.signature import portable
 from quantable.cost.hardware import Hardware, hardware_of
 from quantable.data.images import Images
+from quantable.integers.by_layer import ByLayer, measure
 from quantable.logger.stream import Stream
 from quantable.logger.wandb_run import CellRun, send
 from quantable.networks.layers import LayerShape, uniform
@@ -41,6 +44,7 @@ from quantable.training.calibration import calibrate
 from quantable.training.checkpoint import Keep, save
 from quantable.training.classifier import Classifier
 from quantable.training.evaluation import SPLITS, Evaluate, measured
+from quantable.training.final_numbers import FinalNumbers
 from quantable.training.finished import final_weights, load_plain
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "numpy")
@@ -74,7 +78,7 @@ def _trained(cell: Cell, built: Built, store: Store, variant: str, tell: Tell) -
     save(module.net.state_dict(), store.weights(cell_name(cell.signature, variant)))
     origin, seconds = (keep.commit, keep.clean), keep.total_seconds()
     provenance = _provenance(cell, origin, device, seconds, keep.resumed)
-    record = _record(cell, built, module.history, module.networks, provenance)
+    record = _record(cell, built, module.history, module.networks, module.finals, provenance)
     if stream is not None and stream.run is not None:
         stream.run.finish(record)
     return record
@@ -105,8 +109,10 @@ def _train(
     trainer = trainer_of(config)
     device = trainer.strategy.root_device
     loading = loading_of(config, device)
-    # The epoch's history line first, then the method's word on it, the checkpoint, and its copy.
-    ordered = [Evaluate(built.images, tell, loading), quantize, keep, stream]
+    # The epoch's history line first, what its weights say, the method's word on it, the checkpoint,
+    # and its copy.
+    numbers = FinalNumbers(quantize) if quantize else None
+    ordered = [Evaluate(built.images, tell, loading), numbers, quantize, keep, stream]
     trainer.callbacks.extend(callback for callback in ordered if callback is not None)  # type: ignore[attr-defined]
     fit(trainer, module, built.images.train_batches(seed=cell.seed, **loading))
     return module, keep, device
@@ -157,7 +163,10 @@ def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Reco
     save(net.state_dict(), store.weights(cell_name(cell.signature, variant)))
     seconds = time.perf_counter() - began
     history = [{"epoch": 0, "phase": 0, "seconds": seconds} | line]
-    return _record(cell, built, history, (), _provenance(cell, origin, device, seconds, resumed=0))
+    found = measure(built.quantize.final_layers()) if built.quantize else None
+    finals = {} if found is None else {0: found}
+    provenance = _provenance(cell, origin, device, seconds, resumed=0)
+    return _record(cell, built, history, (), finals, provenance)
 
 
 def _teacher(config: dict[str, Any], store: Store, variant: str) -> nn.Module | None:
@@ -174,14 +183,15 @@ def _record(
     built: Built,
     lines: Sequence[Mapping[str, Any]],
     networks: Sequence[Mapping[str, Any]],
+    finals: Mapping[int, ByLayer],
     provenance: Provenance,
 ) -> Record:
-    """Record of a run with the history ``lines``; ``networks`` as ``_phases`` has them."""
+    """Record of a run with the history ``lines``; the others as ``_phases`` has them."""
     shapes, quantize = built.shapes, built.quantize
     history = [Epoch.model_validate(line) for line in lines]
     fixed = quantize.bits if quantize else uniform(shapes, FLOAT_BITS)
     widths = {name: (b.weight, b.act) for name, b in fixed.items()}
-    phases = _phases(history, widths, networks)
+    phases = _phases(history, widths, networks, finals)
     hardware = hardware_of(cell.config)
     if baseline_epochs := cell.config["recipe"]["epochs"]:
         _add_complexity(history, phases, shapes, hardware, baseline_epochs)
@@ -250,12 +260,14 @@ def _phases(
     history: Sequence[Epoch],
     fixed: dict[str, tuple[int, int]],
     networks: Sequence[Mapping[str, Any]],
+    finals: Mapping[int, ByLayer],
 ) -> list[Phase]:
     """Group the history by phase; widths that do not change in training are ``fixed``.
 
     Widths that change within a phase, as a search's do, are those at its end.
 
-    ``networks`` are the sizes of a network that was cut, each valid from its phase on.
+    ``networks`` are the sizes of a network that was cut, each valid from its phase on; ``finals``
+    what the weights at the end of a phase say.
     """
     phases: list[Phase] = []
     for epoch in history:
@@ -263,7 +275,8 @@ def _phases(
             sizes = [network for network in networks if network["phase"] <= epoch.phase][-1:]
             size = {name: value for one in sizes for name, value in one.items() if name != "phase"}
             place = {"index": epoch.phase, "first_epoch": epoch.epoch, "epochs": 0}
-            phases.append(Phase.model_validate(place | {"bits": epoch.bits or fixed} | size))
+            known = {"bits": epoch.bits or fixed, "layers": finals.get(epoch.phase)}
+            phases.append(Phase.model_validate(place | known | size))
         phases[-1].epochs += int(epoch.train_loss is not None)  # a line may be of no training
         phases[-1].bits = epoch.bits or fixed
     return phases

@@ -91,7 +91,9 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
         for line, other in zip(history, other_history, strict=True):
             for name in ("train_loss", "test_loss", "train_top1_pct", "test_top1_pct"):
                 assert other[name] == pytest.approx(line[name], rel=1e-6), (method, name)
-            assert other.get("density") == line.get("density")  # counts of all images
+            assert other.get("own", {}).get("density") == line.get("own", {}).get(
+                "density"
+            )  # counts of all images
         for name, tensor in state.items():
             torch.testing.assert_close(other_state[name], tensor, msg=lambda m, n=name: f"{n}: {m}")
     assert {len(history) for history, _, _ in alone.values()} >= {2, 3}

@@ -3,6 +3,8 @@
 from functools import partial
 from typing import Any
 
+from quantable.config.composition import compose_run
+from quantable.config.numbers import own_numbers
 from quantable.methods.minmax import MinMax
 
 ONE_EPOCH_PHASES: dict[str, Any] = {  # and nothing that ends the run early
@@ -19,3 +21,4 @@ ONE_EPOCH_PHASES: dict[str, Any] = {  # and nothing that ends the run early
     "enough_density": 0.95,
     "min_bits": 2,
 }
+NUMBERS = own_numbers(compose_run(["quantizer=ad"]))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ad_arguments import ONE_EPOCH_PHASES
+from ad_arguments import NUMBERS, ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
 from quantable.base.bits import Bits
-from quantable.columns import complexity
+from quantable.columns.training import complexity
 from quantable.cost.hardware import Hardware, load_hardware
 from quantable.methods.activation_density import ActivationDensity, DensityMeter, is_flat, next_bits
 from quantable.networks.cifar import resnet8_cifar
@@ -32,7 +32,12 @@ def attached(**changes: Any) -> tuple[ActivationDensity, Classifier]:
     """Put AD on ResNet-8 with a convolution in every shortcut."""
     net = resnet8_cifar(10, in_channels=1, width=0.5, shortcuts="all")
     module = Classifier(
-        net, input_size=GREY, optimizer=torch.optim.SGD, schedule=constant, epochs=9
+        net,
+        input_size=GREY,
+        optimizer=torch.optim.SGD,
+        schedule=constant,
+        epochs=9,
+        numbers=NUMBERS,
     )
     ad = method(**changes)
     ad.setup(None, module, "fit")
@@ -45,7 +50,7 @@ def end_epoch(ad: ActivationDensity, module: Classifier, density: float | dict[s
         share = density if isinstance(density, float) else density[name]
         meter.nonzero.fill_(round(share * 1000))
         meter.elements.fill_(1000)
-    module.history.append({})
+    module.history.append({"epoch": module.epoch})
     ad.on_train_epoch_end(None, module)
     module.epoch += 1
 
@@ -220,8 +225,8 @@ def test_the_history_has_density_total_and_the_widths_the_epoch_was_trained_with
     shares = {name: i / 10 for i, name in enumerate(ad.meters, start=1)}
     end_epoch(ad, module, shares)
     (line,) = module.history
-    assert line["density"] == {layer: shares[meter] for layer, meter in ad.meter_of.items()}
-    assert line["total_density"] == pytest.approx(0.4)  # (0.1 + ... + 0.7) / 7
+    assert line["own"]["density"] == {layer: shares[meter] for layer, meter in ad.meter_of.items()}
+    assert line["own"]["total_density"] == pytest.approx(0.4)  # (0.1 + ... + 0.7) / 7
     assert set(map(tuple, line["bits"].values())) == {(16, 16)}
     assert (module.phase, module.phase_start) == (1, 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from ad_arguments import ONE_EPOCH_PHASES
+from ad_arguments import NUMBERS, ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
 from quantable.base.errors import UserError
@@ -33,7 +33,12 @@ class Run:
     def __init__(self, net: nn.Module, **changes: Any) -> None:
         self.net = net
         self.module = Classifier(
-            net, input_size=GREY, optimizer=torch.optim.SGD, schedule=constant, epochs=9
+            net,
+            input_size=GREY,
+            optimizer=torch.optim.SGD,
+            schedule=constant,
+            epochs=9,
+            numbers=NUMBERS,
         )
         self.ad = method(**changes)
         self.ad.setup(None, self.module, "fit")
@@ -56,7 +61,7 @@ class Run:
             share = torch.as_tensor(by_relu.get(name.replace(".", "_"), density))
             meter.nonzero = (share * PIXELS).round().long().expand(sizes[name]).clone()
             meter.elements = torch.tensor(PIXELS * sizes[name])
-        self.module.history.append({})
+        self.module.history.append({"epoch": self.module.epoch})
         self.ad.on_train_epoch_end(self.trainer, self.module)
         self.module.epoch += 1
 
@@ -126,7 +131,7 @@ def test_density_is_the_mean_over_the_channels() -> None:
     shares = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.2, 0.1])  # 4.8 of 8
     run.end_epoch(1.0, relu1=shares)
     assert run.channels()["conv1"] == 5
-    assert run.module.history[-1]["density"]["conv1"] == pytest.approx(0.6)
+    assert run.module.history[-1]["own"]["density"]["conv1"] == pytest.approx(0.6)
 
 
 def test_layers_behind_several_relus_take_the_mean() -> None:

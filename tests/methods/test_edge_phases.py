@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from quantable.base.bits import Bits
 from quantable.base.errors import UserError
 from quantable.config.composition import compose_run
+from quantable.config.numbers import own_numbers
 from quantable.cost.memory import kb_targets, memory_bytes
 from quantable.methods.edge import LearnedBits, Sizes, StepAndClip, ramp, size_penalty
 from quantable.networks.layers import LayerShape
@@ -26,6 +27,7 @@ from quantable.training.classifier import Classifier
 from quantable.training.schedule import constant
 
 SIZE = (1, 8, 8)
+NUMBERS = own_numbers(compose_run(["quantizer=edge"]))
 
 
 def network() -> nn.Sequential:
@@ -68,7 +70,12 @@ def attached(**changes: Any) -> tuple[LearnedBits, Classifier]:
     """Put the method on a small network that has seen one batch."""
     optimizer = partial(torch.optim.RMSprop, lr=1e-3, momentum=0.9)
     module = Classifier(
-        network(), input_size=SIZE, optimizer=optimizer, schedule=constant, epochs=9
+        network(),
+        input_size=SIZE,
+        optimizer=optimizer,
+        schedule=constant,
+        epochs=9,
+        numbers=NUMBERS,
     )
     ours = method(**changes)
     ours.setup(None, module, "fit")
@@ -239,7 +246,8 @@ def test_weight_decay_leaves_batch_norms_and_quantizers_out() -> None:
 
 
 def end_epoch(ours: LearnedBits, module: Classifier, trainer: object, top1_pct: float) -> None:
-    module.history.append({"phase": module.phase, "val_top1_pct": top1_pct})
+    line = {"epoch": module.epoch, "phase": module.phase, "val_top1_pct": top1_pct}
+    module.history.append(line)
     ours.on_train_epoch_end(trainer, module)
     module.epoch += 1
 
@@ -270,7 +278,7 @@ def test_phases_begin_with_the_best_weights_that_may_be_taken(fits: bool, taken:
     assert (module.phase, module.phase_start, module.phase_epochs) == (2, 6, 2)
     # 90 % came too early; where the sizes never fit, the last epoch's weights stay
     assert module.net[0].bias[0].item() == taken
-    assert module.history[-1]["weight_kb"] == pytest.approx(ours.sizes().weight.item())
+    assert module.history[-1]["own"]["weight_kb"] == pytest.approx(ours.sizes().weight.item())
 
 
 def test_without_later_phases_the_first_ends_the_run_with_its_last_weights() -> None:
@@ -305,7 +313,8 @@ class History(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         top1_pct = float(pl_module.epoch * 37 % 11)
-        pl_module.history.append({"phase": pl_module.phase, "val_top1_pct": top1_pct})
+        line = {"epoch": pl_module.epoch, "phase": pl_module.phase, "val_top1_pct": top1_pct}
+        pl_module.history.append(line)
 
 
 class Killed(Exception):  # noqa: N818
@@ -325,7 +334,9 @@ def train(path: Path, kill: tuple[int, int] | None) -> tuple[LearnedBits, Classi
     torch.manual_seed(7)
     ours, net = method(strength=1e4), network()
     optimizer = partial(torch.optim.RMSprop, lr=0.01, momentum=0.9)
-    module = Classifier(net, input_size=SIZE, optimizer=optimizer, schedule=constant, epochs=1)
+    module = Classifier(
+        net, input_size=SIZE, optimizer=optimizer, schedule=constant, epochs=1, numbers=NUMBERS
+    )
     ours.attach(net, SIZE)
     keep = Keep(path, every_seconds=0, quantize=ours, commit="", clean=True)
     keep.restore(module)
@@ -342,7 +353,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[LearnedBits, Cla
 
 def test_widths_change_in_the_search_only(unbroken) -> None:
     _, module = unbroken
-    sizes = [(line["weight_kb"], line["act_kb"]) for line in module.history]
+    sizes = [(line["own"]["weight_kb"], line["own"]["act_kb"]) for line in module.history]
     assert [line["phase"] for line in module.history] == [0, 0, 1, 1, 2, 2]
     assert sizes[0] == sizes[1]
     assert sizes[2] != sizes[1]
@@ -387,6 +398,6 @@ def test_a_record_has_the_bits_that_a_search_ended_with() -> None:
             [(0, {"fc": (4, 4)}), (1, {"fc": (3, 4)}), (1, {"fc": (2, 3)}), (2, {"fc": (2, 3)})]
         )
     ]
-    phases = _phases(lines, {}, [])
+    phases = _phases(lines, {}, [], {})
     assert [phase.bits["fc"] for phase in phases] == [(4, 4), (2, 3), (2, 3)]
     assert [phase.epochs for phase in phases] == [1, 2, 1]

@@ -79,6 +79,30 @@ def test_promises(make, bits: int, per_channel: bool, signed: bool) -> None:
         assert tensor.grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
+@pytest.mark.parametrize("bits", BITS)
+def test_integers_and_scale_are_what_evaluation_computes_with(
+    make, bits: int, per_channel: bool, signed: bool
+) -> None:
+    quantizer = make(bits, per_channel=per_channel, signed=signed)
+    x = values(signed=signed)
+    for _ in range(2):  # before the first training batch, and after it
+        found = quantizer.levels(x)
+        assert quantizer.training
+        out = deepcopy(quantizer).eval()(x)
+        if found is None:
+            assert torch.equal(out, x)
+        else:
+            integers, scale, offset = found
+            assert integers.dtype == torch.int64
+            assert integers.max() - integers.min() <= max(2, 2**bits - 1)  # binary: -1 and 1
+            span = scale.max().item() * 2**bits
+            last_bit = torch.finfo(torch.float32).eps * max(span, out.abs().max().item())
+            torch.testing.assert_close(scale * integers + offset, out, rtol=0, atol=2 * last_bit)
+        quantizer(x)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.7])
 @pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
 @pytest.mark.parametrize("bits", [1, 4, 16])

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from quantable.base.bits import Bits
 from quantable.base.errors import UserError
 from quantable.config.composition import compose_run
+from quantable.methods.edge import StepAndClip
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
 from quantable.methods.pact import PACT
@@ -360,3 +361,66 @@ def test_files_make_a_callback(path: Path) -> None:
 
 def test_the_float_file_has_no_callback() -> None:
     assert OmegaConf.load(CONF / "quantizer" / "none.yaml").callback is None
+
+
+# What a quantizer knows of its layer
+
+
+def test_both_quantizers_of_a_layer_are_told_which_it_is() -> None:
+    quantize = build(layers={"conv2": [32, 5]})
+    quantize.attach(Net(), INPUT_SIZE)
+    known = {
+        name: (layer.name, layer.kind, layer.input_bits, layer.input_signed)
+        for name, quantizer in quantize.act_quantizers.items()
+        if (layer := quantizer.layer) is not None
+    }
+    assert known == {
+        "stem": ("stem", "conv", 7, True),  # of images
+        "conv1": ("conv1", "conv", 3, False),  # behind a ReLU
+        "conv2": ("conv2", "conv", 5, False),  # whose weights are float
+        "fc": ("fc", "linear", 7, False),
+    }
+    for name, quantizer in quantize.weight_quantizers.items():
+        assert quantizer.layer is quantize.act_quantizers[name].layer
+    assert LSQ(4, signed=True, batched=False).layer is None  # in no network
+
+
+def test_the_width_of_a_layers_input_is_that_of_now() -> None:
+    quantize = build(layers={"conv1": [4, 32]})
+    quantize.attach(Net(), INPUT_SIZE)
+    layers = {name: q.layer for name, q in quantize.weight_quantizers.items()}
+    assert {name: layer.input_bits for name, layer in layers.items()} == {
+        "stem": 7,
+        "conv1": 32,  # float
+        "conv2": 3,
+        "fc": 7,
+    }
+    quantize.set_bits({"conv2": Bits(2, 6)})
+    assert (layers["conv2"].input_bits, layers["fc"].input_bits) == (6, 7)
+
+
+def test_the_width_of_a_layers_input_follows_a_learned_one() -> None:
+    quantize = build(StepAndClip, inner=[4, 4], ends=None)
+    net = Net()
+    quantize.attach(net, INPUT_SIZE)
+    net(images())
+    layer, act = quantize.weight_quantizers["fc"].layer, quantize.act_quantizers["fc"]
+    assert layer.input_bits == 4
+    with torch.no_grad():
+        act.clip.fill_(6.0)  # the levels 0, 2, 4 and 6
+        act.step.fill_(2.0)
+    assert layer.input_bits == 2
+
+
+def test_a_copy_of_a_network_has_layers_of_its_own_and_the_same_state() -> None:
+    quantize = build()
+    net = Net()
+    before = {name for name, _ in net.named_parameters()}
+    quantize.attach(net, INPUT_SIZE)
+    copied = deepcopy(net)
+    own = copied.conv2.parametrizations.weight[0].layer
+    assert own.act is copied.conv2.act_quantizer
+    copied.conv2.act_quantizer.bits = 6
+    assert (own.input_bits, quantize.weight_quantizers["conv2"].layer.input_bits) == (6, 3)
+    assert not any("layer." in name for name in net.state_dict())
+    assert len(before) + 8 == len(list(net.parameters()))  # a step for each operand, no more

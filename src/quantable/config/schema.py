@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
 from quantable.base.bits import FLOAT_BITS
 from quantable.base.strict import Strict
+from quantable.store.record import Epoch
 
 
 class _Open(BaseModel):
@@ -15,6 +16,7 @@ class _Open(BaseModel):
 
 
 Width = Annotated[int, Field(ge=1, le=FLOAT_BITS)]
+NumberName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 Signature = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 
 
@@ -130,12 +132,29 @@ class DataConfig(_Open):
     input_size: tuple[int, int, int]
 
 
+class OwnNumber(Strict):
+    """A number of one method that each epoch's line has, and how it is shown."""
+
+    title: str = Field(min_length=1)
+    unit: str = Field(min_length=1)  # "1" where there is none
+    decimals: int = Field(ge=0)
+    by: Literal["layer"] | None = None  # one number, or one for each of some layers
+
+
 class QuantizerConfig(_Open):
     """A method; ``version`` is raised whenever its numbers change."""
 
     version: int
     learns_bits: bool
     callback: dict[str, Any] | None
+    numbers: dict[NumberName, OwnNumber] = {}
+
+    @field_validator("numbers")
+    @classmethod
+    def _no_name_twice(cls, numbers: dict[str, OwnNumber]) -> dict[str, OwnNumber]:
+        if both := sorted(numbers.keys() & Epoch.model_fields.keys()):
+            raise ValueError(f"every epoch's line has '{both[0]}'; choose another name")
+        return numbers
 
 
 class SearchConfig(Strict):

@@ -119,11 +119,13 @@ class ActivationDensity(Quantize):
         density = {layer: by_meter[meter] for layer, meter in self.meter_of.items()}
         mean = sum(by_meter.values()) / len(by_meter)
         self.series.append(density)
-        line = module.history[-1]
-        line |= {"density": density, "total_density": mean}
         miscounted = sum(meter.miscounted for meter in self.meters.values())
-        line["miscounted"] = int(total(torch.tensor(miscounted)))
-        line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
+        module.note(
+            density=density, total_density=mean, miscounted=int(total(torch.tensor(miscounted)))
+        )
+        module.history[-1]["bits"] = {
+            name: [bits.weight, bits.act] for name, bits in self.bits.items()
+        }
         if not self._phase_over(module.phase):
             return
         enough = module.phase == self.max_updates or mean >= self.enough_density

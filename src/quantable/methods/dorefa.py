@@ -64,3 +64,12 @@ class DoReFa(Quantizer):
         if self.batched:
             return dorefa_act(x, self.bits, signed=self.signed, rounding=self.rounding)
         return dorefa_weight(x, self.bits, self.reduced(x), self.rounding)
+
+    def scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The levels 0 to 1, or -1 to 1; those of a 1-bit weight are 1 and -1 times its mean."""
+        if self.bits == 1 and not self.batched:
+            scale = x.abs().mean(self.reduced(x), keepdim=True)
+            return scale, torch.zeros_like(scale)
+        two_sided = self.signed or not self.batched
+        low = x.new_tensor(-1.0 if two_sided else 0.0)
+        return (1 - low) / intervals(self.bits), low

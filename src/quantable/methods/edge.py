@@ -109,6 +109,11 @@ class StepAndClip(Quantizer):
         function = step_and_clip if torch.compiler.is_compiling() else step_and_clip_eager
         return function(x, step, clip, signed=self.signed, rounding=self.rounding)
 
+    def scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The step; every integer stands for a multiple of it."""
+        step = self.spread(self._usable(x)[0], x)
+        return step, torch.zeros_like(step)
+
     def _usable(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.initialized:
             joint = self.training and self.batched
@@ -170,10 +175,10 @@ def project(quantizers: Sequence[StepAndClip]) -> None:
                 part.copy_(values.view_as(part))
 
 
-Levels = tuple[Tensor, Tensor, Tensor] | tuple[float, float, float]
+StepAndEnds = tuple[Tensor, Tensor, Tensor] | tuple[float, float, float]
 
 
-def _levels(step: Tensor, clip: Tensor, signed: bool) -> Levels:
+def _levels(step: Tensor, clip: Tensor, signed: bool) -> StepAndEnds:
     """Step and both ends; as plain numbers, which are several times faster, where that is free."""
     if clip.dim() == 0 and clip.device.type == "cpu":  # other devices would be waited for
         high = clip.item()
@@ -234,7 +239,7 @@ class _Eager(torch.autograd.Function):
 
 
 def _plain_backward(
-    grad: Tensor, x: Tensor, out: Tensor | None, levels: Levels, rounding: Rounding
+    grad: Tensor, x: Tensor, out: Tensor | None, levels: StepAndEnds, rounding: Rounding
 ) -> Tensor:
     """The gradient of ``x`` alone, in as few passes as can be; ``out`` is None for STE."""
     grad_x = torch.empty_like(x)
@@ -487,7 +492,8 @@ class LearnedBits(Quantize):
         line = module.history[-1]
         line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
         with torch.no_grad():
-            line["weight_kb"], line["act_kb"] = (float(size) for size in self.sizes())
+            weight_kb, act_kb = (float(size) for size in self.sizes())
+        module.note(weight_kb=weight_kb, act_kb=act_kb)
         done = module.epoch + 1 - module.phase_start
         if self._selectable(line, done / module.phase_epochs):
             self._keep_best(module.net, line["val_top1_pct"])
@@ -502,7 +508,7 @@ class LearnedBits(Quantize):
     def _selectable(self, line: Mapping[str, Any], progress: float) -> bool:
         """Whether the next phase may begin with the weights of this epoch."""
         if line["phase"] == SEARCH:
-            sizes = line["weight_kb"], line["act_kb"]
+            sizes = line["own"]["weight_kb"], line["own"]["act_kb"]
             fits = all(size <= most for size, most in zip(sizes, self.targets, strict=True))
             return fits and progress >= self.select_from
         return bool(line["phase"] == PRETRAIN)

@@ -81,6 +81,11 @@ class LSQ(Quantizer):
             return lsq(v, self.spread(step, v), q_min, q_max, scale, self.rounding)
         return lsq_eager(v, self.spread(step, v), q_min, q_max, scale)
 
+    def scale_and_offset(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The step; every integer stands for a multiple of it."""
+        step = self.spread(self._usable_step(v), v)
+        return step, torch.zeros_like(step)
+
     def _usable_step(self, v: Tensor) -> Tensor:
         if not self.initialized:
             first = self.first_step(v)

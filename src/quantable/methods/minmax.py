@@ -72,6 +72,13 @@ class MinMax(Quantizer):
         low, high = self._range(x.detach())
         return minmax(x, self.spread(low, x), self.spread(high, x), self.bits, self.rounding)
 
+    def scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """A part of the range, and its low end."""
+        if self.bits == MAX_BITS:
+            return None
+        low, high = (self.spread(end, x) for end in self._range(x))
+        return torch.where(high > low, high - low, 1) / intervals(self.bits), low
+
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.batched and self.initialized and not self.training:
             return self.low, self.high

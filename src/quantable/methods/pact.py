@@ -74,6 +74,14 @@ class PACT(Quantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """``pact`` with the learned clipping level."""
+        return pact(x, self._clip(x), self.bits, signed=self.signed, rounding=self.rounding)
+
+    def scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A part of the range, and its low end."""
+        clip = self._clip(x)
+        low = -clip if self.signed else torch.zeros_like(clip)
+        return (clip - low) / intervals(self.bits), low
+
+    def _clip(self, x: Tensor) -> Tensor:
         clip = straight_through(self.clip.detach().clamp(min=MIN_CLIP), grad_of=self.clip)
-        clip = self.spread(clip, x)
-        return pact(x, clip, self.bits, signed=self.signed, rounding=self.rounding)
+        return self.spread(clip, x)

@@ -1,7 +1,8 @@
 """The one seam between methods and the trainer: quantizers go in, bit-widths come out."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -9,14 +10,31 @@ from torch.nn.utils import parametrize
 
 from quantable.base.bits import FLOAT_BITS, Bits, bit_map
 from quantable.base.errors import UserError, unknown
+from quantable.networks.layers import LayerShape
 from quantable.networks.trace import layer_shapes, signed_inputs
-from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.channels import raw_weight
+from quantable.quantization.quantizer import Layer, Quantizer
 
 
 class Factory(Protocol):
     """Makes the quantizer of one tensor: a method's class with the rest of its arguments set."""
 
     def __call__(self, *, bits: int, signed: bool, channels: int) -> Quantizer: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class FinalLayer:
+    """A layer with quantized weights, as it is computed in evaluation now."""
+
+    name: str
+    kind: Literal["conv", "linear"]
+    integers: Tensor  # int64, of the weight's shape: (c_out, ...)
+    scale: Tensor  # broadcasts against the integers, as ``offset``; see ``Levels``
+    offset: Tensor
+    weight_bits: int
+    input_bits: int  # 32 where the input is float
+    input_signed: bool
+    bias: Tensor | None
 
 
 class Quantize(pl.Callback):
@@ -72,7 +90,8 @@ class Quantize(pl.Callback):
         if any(isinstance(module, Quantizer) for module in net.modules()):
             raise UserError("quantizer: this network is quantized already")
         c, h, w = input_size
-        names = [shape.name for shape in layer_shapes(net, (c, h, w))]
+        shapes = layer_shapes(net, (c, h, w))
+        names = [shape.name for shape in shapes]
         if not names:
             raise UserError("quantizer: the network has no convolution and no linear layer")
         widths = bit_map(names, inner=self.inner, ends=self.ends, layers=self.layers)
@@ -82,6 +101,8 @@ class Quantize(pl.Callback):
         signed = signed_inputs(net, (c, h, w))
         for name, width in widths.items():
             self._quantize_layer(name, net.get_submodule(name), width, signed=name in signed)
+        for shape in shapes:
+            self._introduce(shape, input_signed=shape.name in signed)
         self._names, self._net = names, net
 
     def set_bits(self, bits: Mapping[str, Bits]) -> None:
@@ -92,6 +113,22 @@ class Quantize(pl.Callback):
             _set_width(self.weight_quantizers, name, width.weight)
             _set_width(self.act_quantizers, name, width.act)
         _check_ties(self.ties, self.bits)
+
+    def final_layers(self) -> Iterator[FinalLayer]:
+        """Each layer whose weights are on a grid, in execution order; one after the other."""
+        for name, quantizer in self.weight_quantizers.items():
+            layer = cast(nn.Module, self._net).get_submodule(name)
+            levels, about = quantizer.levels(raw_weight(layer).detach()), quantizer.layer
+            if levels is not None and about is not None:
+                yield FinalLayer(
+                    name,
+                    about.kind,
+                    *levels,
+                    weight_bits=quantizer.bits,
+                    input_bits=about.input_bits,
+                    input_signed=about.input_signed,
+                    bias=None if layer.bias is None else cast(Tensor, layer.bias).detach(),
+                )
 
     def factory_of_weight(self, layer: nn.Module) -> Factory:
         """What makes the weight quantizer of ``layer``: the same for every kind of layer."""
@@ -111,6 +148,13 @@ class Quantize(pl.Callback):
             self.act_quantizers[name] = quantizer.to(device)
             layer.act_quantizer = quantizer
             layer.register_forward_pre_hook(_quantize_input)
+
+    def _introduce(self, shape: LayerShape, *, input_signed: bool) -> None:
+        """Tell a layer's quantizers whose they are."""
+        layer = Layer(shape.name, shape.kind, input_signed, self.act_quantizers.get(shape.name))
+        for quantizers in (self.weight_quantizers, self.act_quantizers):
+            if shape.name in quantizers:
+                quantizers[shape.name].layer = layer
 
 
 def _quantize_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:

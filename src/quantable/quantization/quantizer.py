@@ -1,18 +1,44 @@
 """What the quantizers of all methods share: bit-width, axes, saved state, float32 arithmetic."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from quantable.base.bits import FLOAT_BITS
 from quantable.base.devices import mean_gradient
 from quantable.base.errors import UserError
 from quantable.quantization import grid
 from quantable.quantization.ste import Rounding, round_ste
 
 
+class Levels(NamedTuple):
+    """A tensor as integers: its values are ``scale * integers + offset``."""
+
+    integers: Tensor  # int64, of the tensor's shape
+    scale: Tensor  # this and the next broadcast against it: scalars, or one for each channel
+    offset: Tensor  # real value of the integer 0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the quantizers of a layer's weight and of its input may know of the layer."""
+
+    name: str
+    kind: Literal["conv", "linear"]
+    input_signed: bool  # whether the layer's input has values below 0
+    act: "Quantizer | None" = field(repr=False)  # of the input; None where that is float
+
+    @property
+    def input_bits(self) -> int:
+        """Width of the layer's input as it is now, whether set or learned; 32 for float."""
+        return FLOAT_BITS if self.act is None else self.act.bits
+
+
 class Quantizer(nn.Module, ABC):
-    """Fake quantizer of one tensor; a method defines ``fake_quantize`` and maybe ``make_state``.
+    """Fake quantizer of one tensor; a method defines ``fake_quantize`` and ``scale_and_offset``.
 
     ``bits``: 1 to 16. ``signed``: whether the tensor has values below 0. ``batched``: dimension 0
     is the batch (an activation), otherwise the tensor is a weight. ``per_channel``: one range or
@@ -22,6 +48,10 @@ class Quantizer(nn.Module, ABC):
     ``bits`` may be assigned during training. It and ``initialized`` (the first training batch was
     seen) are part of the ``state_dict``; they are plain values, so that reading them neither waits
     for the device nor breaks a compiled graph, which is rebuilt when they change.
+
+    Parameters and buffers of a method are made in ``make_state``.
+
+    ``layer`` is what it may know of its layer, once it is in a network; no part of the state.
     """
 
     def __init__(
@@ -35,6 +65,7 @@ class Quantizer(nn.Module, ABC):
         rounding: Rounding = round_ste,
     ) -> None:
         super().__init__()
+        self.layer: Layer | None = None
         self.rounding = rounding
         self.bits = bits
         self.signed = signed
@@ -62,6 +93,28 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The method's own function of ``x``, in the dtype of ``x``."""
+
+    @abstractmethod
+    def scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Distance of the levels that ``fake_quantize(x)`` has, and the value of the integer 0.
+
+        Both broadcast against ``x``. None where this width leaves ``x`` as it is.
+        """
+
+    @torch.no_grad()
+    def levels(self, x: Tensor) -> Levels | None:
+        """What evaluation makes of ``x``, as integers; None where it leaves ``x`` as it is.
+
+        Exact where the method multiplies an integer by a step; else the last bit may differ.
+        """
+        was_training, wide = self.training, x.to(torch.promote_types(x.dtype, torch.float32))
+        self.eval()
+        found = self.scale_and_offset(wide)
+        if found is not None:
+            scale, offset = found
+            integers = ((self.fake_quantize(wide) - offset) / scale).round_().long()
+        self.train(was_training)
+        return None if found is None else Levels(integers, scale, offset)
 
     @property
     def bits(self) -> int:

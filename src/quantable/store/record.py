@@ -72,6 +72,9 @@ class Phase(_Part):
     channels: dict[str, int] | None = None  # output channels by layer
     parameters: int | None = None  # elements of all its parameters
     shapes: list[LayerShape] | None = None
+    # What the weights at its end say: number -> layer -> value. Null where none are quantized, and
+    # in records from before they were asked.
+    layers: dict[str, dict[str, float]] | None = None
 
     @property
     def bit_map(self) -> dict[str, Bits]:

@@ -18,8 +18,10 @@ from torch import nn
 from quantable.base import devices
 from quantable.base.errors import UserError
 from quantable.base.freed_memory import keep_freed_memory
+from quantable.config.numbers import own_numbers
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
+from quantable.networks.channels_last import to_channels_last
 from quantable.networks.layers import LayerShape
 from quantable.networks.shapes import PACKAGED, read_network, shape_key, write_network
 from quantable.networks.trace import layer_shapes, trace
@@ -27,7 +29,7 @@ from quantable.quantization.quantize import Quantize
 from quantable.store.bits_file import check_layers
 from quantable.store.record import cell_name
 from quantable.store.store import Store
-from quantable.training.classifier import Classifier, Stream
+from quantable.training.classifier import Classifier, Remaining
 from quantable.training.finished import final_weights, load_plain, load_quantizers
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
@@ -62,7 +64,7 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     built = Built(images, part_of(config, "model.net"))
     net = built.net
     if config["recipe"]["channels_last"]:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(net)
     built.shapes = layer_shapes(net, built.input_size)
     _keep_shapes(config, built, store)
     if config["bits"]["file"] is not None:
@@ -106,6 +108,7 @@ def module_of(
         schedule=part_of(config, "recipe.schedule"),
         epochs=epochs,
         weight_decay=weight_decay(config["recipe"], quantize),
+        numbers=own_numbers(config),
     )
 
 
@@ -170,7 +173,7 @@ def fit(trainer: pl.Trainer, module: Classifier, batches: TrainBatches) -> None:
         # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # who starts us knows
-        trainer.fit(module, train_dataloaders=Stream(module, batches))
+        trainer.fit(module, train_dataloaders=Remaining(module, batches))
 
 
 def loading_of(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -163,5 +163,5 @@ class Keep(pl.Callback):
 
 PROGRESS = (
     *("epoch", "batch", "phase", "phase_start", "phase_epochs"),
-    *("finished", "history", "networks"),
+    *("finished", "history", "networks", "finals"),
 )

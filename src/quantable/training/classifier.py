@@ -1,4 +1,4 @@
-"""The Lightning module every run trains, and the two callbacks that evaluate it and keep it safe.
+"""The Lightning module every run trains, and what it trains on.
 
 Progress is this project's own (``epoch``, ``batch``): the order and augmentation of a batch are a
 function of seed, epoch and batch, the learning rate of the place within the phase, so that a run
@@ -18,7 +18,11 @@ from torch.nn.utils.parametrize import is_parametrized
 from quantable.base import devices
 from quantable.base.errors import UserError
 from quantable.base.signals import listen_before_others
+from quantable.config.schema import OwnNumber
 from quantable.data.images import TrainBatches
+from quantable.integers.by_layer import ByLayer
+from quantable.networks.trace import COUNTED
+from quantable.training.own_numbers import Number, checked
 
 Batch = tuple[Tensor, Tensor]  # images (n, c, h, w), labels (n,)
 
@@ -35,10 +39,12 @@ class Classifier(pl.LightningModule):
         schedule: Callable[[float, int], float],
         epochs: int,
         weight_decay: Mapping[str, float] | None = None,
+        numbers: Mapping[str, OwnNumber] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.weight_decay = weight_decay or {}  # by layer, instead of the optimizer's own
+        self.numbers = numbers or {}  # the method's own, as it declares them
         self.input_size = input_size
         self.optimizer = optimizer
         self.schedule = schedule
@@ -53,6 +59,7 @@ class Classifier(pl.LightningModule):
         self.finished = False
         self.history: list[dict[str, Any]] = []
         self.networks: list[dict[str, Any]] = []  # sizes, of a network that a method cuts
+        self.finals: dict[int, ByLayer] = {}  # what the weights at a phase's end say
         self.optimizer_state: dict[str, Any] | None = None  # to be restored
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64), persistent=False)
         self.sums: Tensor  # of this epoch so far: loss x images, correct, images
@@ -61,6 +68,14 @@ class Classifier(pl.LightningModule):
         """Begin a new phase of at most ``epochs``; the schedule starts anew."""
         self.phase += 1
         self.phase_start, self.phase_epochs = first_epoch, epochs
+
+    def note(self, **numbers: Number | Mapping[str, Number]) -> None:
+        """Write the method's own ``numbers`` into the line of the epoch that has just ended."""
+        if not self.history or self.history[-1]["epoch"] != self.epoch:
+            raise UserError("note: this epoch has no line yet; call it in on_train_epoch_end")
+        layers = [name for name, layer in self.net.named_modules() if isinstance(layer, COUNTED)]
+        found = checked(numbers, self.numbers, layers)
+        self.history[-1].setdefault("own", {}).update(found)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over the network with its quantizers, and restore its state."""
@@ -142,7 +157,7 @@ class Classifier(pl.LightningModule):
             )
 
 
-class Stream:
+class Remaining:
     """Training batches of the module's current epoch, from its current batch on."""
 
     def __init__(self, module: Classifier, batches: TrainBatches) -> None:

@@ -1,0 +1,1 @@
+"""What the integers of a quantized network answer."""
