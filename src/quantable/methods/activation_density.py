@@ -19,6 +19,7 @@ from quantable.base.bits import Bits
 from quantable.base.chunks import pieces
 from quantable.base.devices import rank, total
 from quantable.networks.trace import activations_behind
+from quantable.quantization.face import TrainerFace, face
 from quantable.quantization.quantize import Factory, Quantize
 
 
@@ -106,15 +107,15 @@ class ActivationDensity(Quantize):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach, and plan the first phase."""
         super().setup(trainer, pl_module, stage)
+        module = face(pl_module)
         for meter in self.meters.values():
-            meter.to(pl_module.device)
-        module: Any = pl_module  # the suite's Classifier, whose phases this method sets
+            meter.to(module.device)
         if module.epoch == module.batch == 0:
             module.phase_epochs = of_phase(self.max_epochs, 0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the densities; at the end of a phase update the widths or end the run."""
-        module: Any = pl_module
+        module = face(pl_module)
         by_meter = {name: meter.read() for name, meter in self.meters.items()}
         density = {layer: by_meter[meter] for layer, meter in self.meter_of.items()}
         mean = sum(by_meter.values()) / len(by_meter)
@@ -143,7 +144,7 @@ class ActivationDensity(Quantize):
         return flat or epochs >= of_phase(self.max_epochs, phase)
 
     def update(
-        self, trainer: pl.Trainer, module: pl.LightningModule, density: Mapping[str, float]
+        self, trainer: pl.Trainer, module: TrainerFace, density: Mapping[str, float]
     ) -> bool:
         """Change what the densities ask for; False where that is nothing."""
         changed = self.updated_bits(density)

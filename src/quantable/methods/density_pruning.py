@@ -19,6 +19,7 @@ from quantable.methods.activation_density import ActivationDensity, DensityMeter
 from quantable.networks.layers import LayerShape
 from quantable.networks.trace import layer_shapes
 from quantable.quantization.channels import Group, channel_groups, cut, raw_weight
+from quantable.quantization.face import TrainerFace, face
 
 KEEP_BY = ("density", "magnitude")
 
@@ -70,17 +71,16 @@ class DensityPruning(ActivationDensity):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach, plan the first phase, and note the size it begins with."""
         super().setup(trainer, pl_module, stage)
-        module: Any = pl_module
+        module = face(pl_module)
         if not module.networks:
             module.networks.append(self.first)
 
     def update(
-        self, trainer: pl.Trainer, module: pl.LightningModule, density: Mapping[str, float]
+        self, trainer: pl.Trainer, module: TrainerFace, density: Mapping[str, float]
     ) -> bool:
         """Lower the widths and cut the channels; False where neither changes."""
         bits_changed = super().update(trainer, module, density)
-        classifier: Any = module
-        net = classifier.net
+        net = module.net
         was = _channels_out(net, self.groups)
         for group in self.groups:
             meters = self._meters_behind(group)
@@ -94,8 +94,8 @@ class DensityPruning(ActivationDensity):
                 cut(net, group, order[:count].sort().values, trainer.optimizers[0])
         pruned = _channels_out(net, self.groups) != was
         if pruned:
-            shapes = layer_shapes(net, classifier.input_size)
-            classifier.networks.append(network_facts(net, shapes, phase=classifier.phase + 1))
+            shapes = layer_shapes(net, module.input_size)
+            module.networks.append(network_facts(net, shapes, phase=module.phase + 1))
         return bits_changed or pruned
 
     def _meters_behind(self, group: Group) -> list["ChannelMeter"]:

@@ -30,6 +30,7 @@ from quantable.base.errors import UserError
 from quantable.cost.memory import kb_targets, memory_bytes
 from quantable.networks.layers import LayerShape
 from quantable.networks.trace import layer_shapes
+from quantable.quantization.face import TrainerFace, face
 from quantable.quantization.quantize import Factory, Quantize
 from quantable.quantization.quantizer import Quantizer
 from quantable.quantization.ste import Rounding, round_ste, rounding_gradient, straight_through
@@ -414,7 +415,7 @@ class LearnedBits(Quantize):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach, add the penalty to the loss, and plan the first phase."""
         super().setup(trainer, pl_module, stage)
-        module: Any = pl_module  # the suite's Classifier, whose phases this method sets
+        module = face(pl_module)
         if module.epoch == module.batch == 0:
             module.phase_epochs = self.epochs[PRETRAIN]
         module.penalties.append(lambda: self.penalty(_progress(module)))
@@ -451,7 +452,7 @@ class LearnedBits(Quantize):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Let gradients reach steps and clips only where they will be used."""
-        module: Any = pl_module
+        module = face(pl_module)
         step = (module.epoch - module.phase_start) * module.batches + module.batch
         updating = module.phase == SEARCH and (step + 1) % self.update_every == 0
         if updating != self.updating:
@@ -467,7 +468,7 @@ class LearnedBits(Quantize):
         for parameter in self.decayed:
             if parameter.grad is not None:
                 parameter.grad.add_(parameter, alpha=self.weight_decay)
-        module: Any = pl_module
+        module = face(pl_module)
         if module.phase != SEARCH:
             return
         for quantizer in self.quantizers:
@@ -482,13 +483,13 @@ class LearnedBits(Quantize):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
         """Put steps and clips back into their ranges."""
-        module: Any = pl_module
+        module = face(pl_module)
         if module.phase == SEARCH:
             project(self.quantizers)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write widths and sizes down, keep the best weights, and begin the next phase."""
-        module: Any = pl_module
+        module = face(pl_module)
         line = module.history[-1]
         line["bits"] = {name: [bits.weight, bits.act] for name, bits in self.bits.items()}
         with torch.no_grad():
@@ -526,7 +527,7 @@ class LearnedBits(Quantize):
         self.best, self.best_top1_pct = state_dict["best"], state_dict["best_top1_pct"]
 
 
-def _progress(module: Any) -> float:  # noqa: ANN401 - the suite's Classifier
+def _progress(module: TrainerFace) -> float:
     """Place of the coming step in its phase, from 0 to 1."""
     done = module.epoch - module.phase_start + module.batch / module.batches
-    return float(done / module.phase_epochs)
+    return done / module.phase_epochs

@@ -13,6 +13,7 @@ from quantable.base.errors import UserError, unknown
 from quantable.networks.layers import LayerShape
 from quantable.networks.trace import layer_shapes, signed_inputs
 from quantable.quantization.channels import raw_weight
+from quantable.quantization.face import face
 from quantable.quantization.quantizer import Layer, Quantizer
 
 
@@ -46,7 +47,7 @@ class Quantize(pl.Callback):
     groups of layers whose bit-widths must be equal, as around a residual addition.
 
     ``setup`` runs before the optimizer is built and before a checkpoint is restored, so that step
-    sizes are trained and resumed. It expects ``net`` and ``input_size`` on the Lightning module.
+    sizes are trained and resumed. Of the Lightning module, methods use its ``TrainerFace``.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class Quantize(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach to ``pl_module.net``, once: fit, validate and test each call this."""
-        if self._net is not pl_module.net:
-            self.attach(cast(nn.Module, pl_module.net), cast(Sequence[int], pl_module.input_size))
+        module = face(pl_module)
+        if self._net is not module.net:
+            self.attach(module.net, module.input_size)
 
     def attach(self, net: nn.Module, input_size: Sequence[int]) -> None:
         """Put quantizers into ``net``, whose inputs are ``input_size`` (c, h, w). Runs once."""

@@ -119,7 +119,9 @@ class Keep(pl.Callback):
         """Write everything the rest of the run depends on; plain containers and tensors only."""
         state = {
             "net": module.net.state_dict(),
-            "optimizer": trainer.optimizers[0].state_dict(),
+            "optimizers": [
+                each.state_dict() for each in (trainer.optimizers[0], *module.optimizers_beside)
+            ],
             "quantize": self.quantize.state_dict() if self.quantize else {},
             "module": {name: getattr(module, name) for name in PROGRESS},
             "sums": module.sums,
@@ -147,7 +149,7 @@ class Keep(pl.Callback):
             raise UserError(f"{self.path}: of an older version; delete it to begin the cell anew")
         shrink_to(module.net, state["net"])
         module.net.load_state_dict(state["net"])
-        module.optimizer_state = state["optimizer"]
+        module.optimizer_states = state["optimizers"]
         if self.quantize is not None:
             self.quantize.load_state_dict(state["quantize"])
         for name in PROGRESS:

@@ -7,13 +7,13 @@ taken up in the middle of an epoch goes on as if it had never stopped.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.parametrize import is_parametrized
 
 from quantable.base import devices
 from quantable.base.errors import UserError
@@ -22,6 +22,13 @@ from quantable.config.schema import OwnNumber
 from quantable.data.images import TrainBatches
 from quantable.integers.by_layer import ByLayer
 from quantable.networks.trace import COUNTED
+from quantable.quantization.face import OwnOptimizer, TrainerFace
+from quantable.training.optimizers import (
+    make_optimizer,
+    parameter_groups,
+    set_rates,
+    taken_parameters,
+)
 from quantable.training.own_numbers import Number, checked
 
 Batch = tuple[Tensor, Tensor]  # images (n, c, h, w), labels (n,)
@@ -49,6 +56,8 @@ class Classifier(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.penalties: list[Callable[[], Tensor]] = []
+        self.own_optimizers: list[OwnOptimizer] = []  # of the method, appended in its setup
+        self.optimizers_beside: list[torch.optim.Optimizer] = []  # made of them, in their order
         self.teacher: list[nn.Module] = []  # in a list, so that it is no submodule
         self.epoch = 0
         self.batch = 0
@@ -60,7 +69,7 @@ class Classifier(pl.LightningModule):
         self.history: list[dict[str, Any]] = []
         self.networks: list[dict[str, Any]] = []  # sizes, of a network that a method cuts
         self.finals: dict[int, ByLayer] = {}  # what the weights at a phase's end say
-        self.optimizer_state: dict[str, Any] | None = None  # to be restored
+        self.optimizer_states: list[dict[str, Any]] | None = None  # of all, to be restored
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64), persistent=False)
         self.sums: Tensor  # of this epoch so far: loss x images, correct, images
 
@@ -78,31 +87,22 @@ class Classifier(pl.LightningModule):
         self.history[-1].setdefault("own", {}).update(found)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build the optimizer over the network with its quantizers, and restore its state."""
-        try:
-            optimizer = self.optimizer(self._parameter_groups())
-        except (TypeError, ValueError) as error:
-            raise UserError(f"recipe.optimizer: {error}") from error
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-            if group.get("foreach", False) is None:
-                group["foreach"] = True  # torch chooses it on CUDA alone; on a CPU it saves calls
-        if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
-        return optimizer
+        """Build the optimizer over the network with its quantizers, and restore its state.
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters; the weights of layers with their own weight decay in a group for each."""
-        own: dict[float, list[nn.Parameter]] = {}
-        for name, decay in self.weight_decay.items():
-            layer = self.net.get_submodule(name)
-            parametrized = is_parametrized(layer, "weight")
-            weight = layer.parametrizations.weight.original if parametrized else layer.weight  # type: ignore[union-attr]
-            own.setdefault(decay, []).append(weight)  # type: ignore[arg-type]
-        apart = {id(weight) for weights in own.values() for weight in weights}
-        others = [p for p in self.net.parameters() if id(p) not in apart]
-        groups: list[dict[str, Any]] = [{"params": others}]
-        return groups + [{"params": weights, "weight_decay": d} for d, weights in own.items()]
+        The method's own optimizers have their parameters to themselves.
+        """
+        taken = taken_parameters(self.net, self.own_optimizers)
+        groups = parameter_groups(self.net, self.weight_decay, taken)
+        optimizer = make_optimizer(self.optimizer, groups, "recipe.optimizer")
+        self.optimizers_beside = [
+            make_optimizer(own.optimizer, own.parameters, "own_optimizers")
+            for own in self.own_optimizers
+        ]
+        if self.optimizer_states is not None:
+            every = (optimizer, *self.optimizers_beside)
+            for each, state in zip(every, self.optimizer_states, strict=True):
+                each.load_state_dict(state)
+        return optimizer
 
     def teach(self, teacher: nn.Module) -> None:
         """Learn the outputs of ``teacher`` too: its loss and that of the labels weigh the same.
@@ -111,20 +111,21 @@ class Classifier(pl.LightningModule):
         """
         self.teacher.append(teacher)
 
-    def learning_rate_factor(self) -> float:
-        """Schedule at the middle of the coming step."""
+    def place(self) -> float:
+        """Place of the middle of the coming step in its phase, 0 to 1: what schedules are asked."""
         done = self.epoch - self.phase_start + (self.batch + 0.5) / self.batches
-        return self.schedule(min(done / self.phase_epochs, 1.0), self.phase)
+        return min(done / self.phase_epochs, 1.0)
 
     def on_train_start(self) -> None:
         """Hear the scheduler first: by now Lightning has put a handler of its own before ours."""
         listen_before_others()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of this step."""
-        factor = self.learning_rate_factor()
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * factor
+        """Set the learning rates of this step."""
+        place = self.place()
+        set_rates(self.trainer.optimizers[0], self.schedule(place, self.phase))
+        for own, beside in zip(self.own_optimizers, self.optimizers_beside, strict=True):
+            set_rates(beside, own.schedule(place, self.phase))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; sums are kept on the device without synchronizing."""
@@ -148,6 +149,25 @@ class Classifier(pl.LightningModule):
         """Average the gradients over the devices, before anything looks at them."""
         devices.average_gradients(self.parameters())
 
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step the method's own optimizers right after the recipe's, on gradients that all saw."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for beside in self.optimizers_beside:
+            beside.step()
+
+    def optimizer_zero_grad(
+        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Forget the gradients of the step before, in all optimizers."""
+        for each in (optimizer, *self.optimizers_beside):
+            each.zero_grad()
+
     def check_finite(self) -> None:
         """End a diverged run with a message instead of a useless record."""
         if not torch.isfinite(self.sums[0]):
@@ -155,6 +175,12 @@ class Classifier(pl.LightningModule):
                 f"loss is not finite (epoch {self.epoch}, before batch {self.batch}): the run "
                 "diverged; lower recipe.optimizer.lr or use more bits"
             )
+
+
+if TYPE_CHECKING:  # a method may use what the face says, and mypy sees that it is there
+
+    def _has_the_face(module: Classifier) -> TrainerFace:
+        return module
 
 
 class Remaining:
