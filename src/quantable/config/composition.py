@@ -4,7 +4,7 @@ Hydra composes; pydantic checks types and ranges; nothing below ``quantable.run`
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
@@ -118,7 +118,9 @@ def _budgeted(choices: tuple[str, ...], budget: Path) -> dict[str, Any]:
     config = _defaults() | {}
     for choice in choices:
         config |= _option(choice)
-    return _plain(OmegaConf.merge(config, OmegaConf.load(budget)))  # type: ignore[arg-type]
+    config = deepcopy(config)
+    _merge(config, _read(budget))
+    return config
 
 
 @cache
@@ -129,7 +131,33 @@ def _defaults() -> dict[str, Any]:
 @cache
 def _option(choice: str) -> dict[str, Any]:
     group, _, option = choice.partition("=")
-    return _plain(compose(f"{group}/{option}"))
+    try:
+        return {group: _with_defaults(CONF / group, option)}
+    except LookupError:
+        return _plain(compose(f"{group}/{option}"))
+
+
+def _with_defaults(folder: Path, option: str) -> dict[str, Any]:
+    """An option with the others of its group that it names as its defaults.
+
+    LookupError where that is not all: Hydra composes or refuses it.
+    """
+    path = folder / f"{option}.yaml"
+    if not path.is_file() or path.read_text().startswith("# @package"):
+        raise LookupError(option)
+    own = dict(_read(path))
+    found: dict[str, Any] = {}
+    for name in own.pop("defaults", ["_self_"]):
+        if not isinstance(name, str) or "@" in name.removesuffix("@_here_"):
+            raise LookupError(option)
+        part = own if name == "_self_" else _with_defaults(folder, name.removesuffix("@_here_"))
+        _merge(found, part)
+    return found
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    return _plain(OmegaConf.load(path))  # type: ignore[arg-type]
 
 
 @cache  # a report composes thousands of rows of the same few words
@@ -151,10 +179,14 @@ def _put(node: dict[str, Any], keys: Sequence[str], value: object, new: bool) ->
     if below:
         _put(node.setdefault(key, {}), below, value, new)
     elif isinstance(value, dict) and isinstance(node.get(key), dict):
-        for name, part in value.items():
-            _put(node[key], [name], part, new)
+        _merge(node[key], value, new)
     else:
         node[key] = deepcopy(value)
+
+
+def _merge(node: dict[str, Any], more: Mapping[str, Any], new: bool = True) -> None:
+    for name, part in more.items():
+        _put(node, [name], part, new)
 
 
 def _resolved(root: Any, path: tuple[str | int, ...] = ()) -> Any:  # noqa: ANN401

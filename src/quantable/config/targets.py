@@ -22,6 +22,7 @@ MOVED: dict[str, str] = {  # first signed as -> where it is today
     "quantable.recipe.constant": "quantable.training.schedule.constant",
     "quantable.recipe.one_cycle": "quantable.training.schedule.one_cycle",
 }
+FIRST = {today: first for first, today in MOVED.items()}
 
 
 def signed_as(config: Any) -> Any:  # noqa: ANN401 - any part of a config
@@ -30,8 +31,7 @@ def signed_as(config: Any) -> Any:  # noqa: ANN401 - any part of a config
     >>> signed_as({"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}})
     {'optimizer': {'_target_': 'torch.optim.SGD', 'lr': 0.1}}
     """
-    first = {today: first for first, today in MOVED.items()}
-    return _renamed(config, lambda target: first.get(target, target))
+    return _renamed(config, lambda target: FIRST.get(target, target))
 
 
 def make(config: Any) -> Any:  # noqa: ANN401 - what the target makes
