@@ -125,33 +125,41 @@ def _budgeted(choices: tuple[str, ...], budget: Path) -> dict[str, Any]:
 
 @cache
 def _defaults() -> dict[str, Any]:
-    return _plain(compose("run"))
+    """What ``run.yaml`` and the options that it names are together."""
+    own = dict(_read(CONF / "run.yaml"))
+    config: dict[str, Any] = {}
+    for entry in own.pop("defaults"):
+        choice = "" if entry == "_self_" else "=".join(*entry.items())
+        _merge(config, _option(choice) if choice else own)
+    return config
 
 
 @cache
 def _option(choice: str) -> dict[str, Any]:
+    """An option below the name of its group, or at the top where its file says so."""
     group, _, option = choice.partition("=")
+    path = CONF / group / f"{option}.yaml"
     try:
-        return {group: _with_defaults(CONF / group, option)}
+        found = _with_defaults(path)
     except LookupError:
         return _plain(compose(f"{group}/{option}"))
+    return found if path.read_text().startswith("# @package _global_") else {group: found}
 
 
-def _with_defaults(folder: Path, option: str) -> dict[str, Any]:
+def _with_defaults(path: Path) -> dict[str, Any]:
     """An option with the others of its group that it names as its defaults.
 
-    LookupError where that is not all: Hydra composes or refuses it.
+    LookupError for what is more than that: Hydra composes or refuses it.
     """
-    path = folder / f"{option}.yaml"
-    if not path.is_file() or path.read_text().startswith("# @package"):
-        raise LookupError(option)
+    if not path.is_file() or ".." in path.parts:
+        raise LookupError(path)
     own = dict(_read(path))
     found: dict[str, Any] = {}
     for name in own.pop("defaults", ["_self_"]):
         if not isinstance(name, str) or "@" in name.removesuffix("@_here_"):
-            raise LookupError(option)
-        part = own if name == "_self_" else _with_defaults(folder, name.removesuffix("@_here_"))
-        _merge(found, part)
+            raise LookupError(name)
+        other = path.parent / f"{name.removesuffix('@_here_')}.yaml"
+        _merge(found, own if name == "_self_" else _with_defaults(other))
     return found
 
 

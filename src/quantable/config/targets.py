@@ -22,7 +22,6 @@ MOVED: dict[str, str] = {  # first signed as -> where it is today
     "quantable.recipe.constant": "quantable.training.schedule.constant",
     "quantable.recipe.one_cycle": "quantable.training.schedule.one_cycle",
 }
-FIRST = {today: first for first, today in MOVED.items()}
 
 
 def signed_as(config: Any) -> Any:  # noqa: ANN401 - any part of a config
@@ -31,7 +30,8 @@ def signed_as(config: Any) -> Any:  # noqa: ANN401 - any part of a config
     >>> signed_as({"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}})
     {'optimizer': {'_target_': 'torch.optim.SGD', 'lr': 0.1}}
     """
-    return _renamed(config, lambda target: FIRST.get(target, target))
+    first = {today: first for first, today in MOVED.items()}
+    return _renamed(config, lambda target: first.get(target, target))
 
 
 def make(config: Any) -> Any:  # noqa: ANN401 - what the target makes
