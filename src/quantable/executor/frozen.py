@@ -35,7 +35,7 @@ class Frozen(BaseModel):
     need, and the row's own bits by layer.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     signature: str
     variant: str
