@@ -11,7 +11,7 @@ from quantable.columns import COLUMNS
 from quantable.columns.facts import Facts
 from quantable.cost.hardware import hardware_of
 from quantable.networks.layers import LayerShape, in_order
-from quantable.report.shown import RowFacts, bits_of, phase_of
+from quantable.report.row_facts import RowFacts, bits_of, phase_of
 from quantable.report.verdict import COMPUTED, Measured
 from quantable.store.record import Phase, Record, distance
 from quantable.store.store import Store
