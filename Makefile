@@ -32,10 +32,11 @@ test: setup    ## run the default tests
 test-all: setup    ## run every test that needs no GPU
 	$(VENV)/bin/python -m pytest -q -m "not gpu"
 
-check: setup    ## format, lint and types; changes nothing
+check: setup    ## format, lint, types and the order of the rooms; changes nothing
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 report: setup    ## fill docs/results, README and cards from reproduce/evidence (ARGS=--check compares only)
 	$(VENV)/bin/python tools/make_results.py $(ARGS)

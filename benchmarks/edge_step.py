@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantable.base.memory import keep_freed_memory
+from quantable.base.freed_memory import keep_freed_memory
 from quantable.methods.edge import SEARCH, LearnedBits, StepAndClip
 from quantable.networks.cifar import resnet20_cifar
 from quantable.quantization.ste import rounding

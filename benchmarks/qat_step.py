@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantable.base.memory import keep_freed_memory
+from quantable.base.freed_memory import keep_freed_memory
 from quantable.methods.activation_density import DensityMeter
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax

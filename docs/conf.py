@@ -9,7 +9,7 @@ from quantable.base.places import ROOT
 from quantable.report.escape import markdown_text
 from quantable.report.figures import write_figures
 from quantable.report.index import papers
-from quantable.report.model import Reporter
+from quantable.report.reporter import Reporter
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table, table_names

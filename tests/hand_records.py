@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from quantable.config.signature import portable
-from quantable.report.model import Reporter
+from quantable.report.reporter import Reporter
 from quantable.store.record import DataFacts, Epoch, Phase, Provenance, Record
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell

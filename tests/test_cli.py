@@ -17,11 +17,11 @@ from hand_records import record_of
 from PIL import Image
 
 from quantable.base.errors import UserError
-from quantable.cli import asked_tables, parse, report_main, run_main, state, work_of
+from quantable.cli import asked_tables, parse, report_main, run_main, status_of, work_of
 from quantable.config.signature import portable
 from quantable.executor.board import Board
 from quantable.executor.status import Status, write_status
-from quantable.report.model import Report
+from quantable.report.schema import Report
 from quantable.store.record import read_record
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
@@ -312,7 +312,7 @@ def test_states_of_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (changed,) = Asked(("recipe.epochs=3",), "smoke", ("float",), (5,)).cells(table)
 
     def word(of) -> str:
-        return state(of, Board(store), store.heads()).word
+        return status_of(of, Board(store), store.heads()).word
 
     assert word(cell) == "missing"
     with store.claim(cell.signature):

@@ -29,6 +29,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *CARDS, *RESULTS])
 FOLDERS = "conf|src|docs|tests|tools|benchmarks|reproduce"
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w")
+CODE_FILE = re.compile(r"`(quantable/[\w/.]+)`")  # of a card, below src
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^python reproduce/(?:run|report)\.py .*$", re.MULTILINE)
 
@@ -41,6 +42,7 @@ def missing_paths(text: str, page: Path) -> list[str]:
     """Paths and relative links in a page's text that lead nowhere."""
     links = [link for link in LINK.findall(text) if "://" not in link]
     lost = [link for link in links if not (page.parent / link).exists()]
+    lost += [path for path in CODE_FILE.findall(text) if not (ROOT / "src" / path).exists()]
     return lost + [path for path in PATH.findall(text) if not (ROOT / path).exists()]
 
 
@@ -67,10 +69,11 @@ def test_every_path_and_link_exists(page: Path) -> None:
 
 def test_a_path_that_leads_nowhere_is_found() -> None:
     text = (
-        "see `conf/table/nowhere.yaml`, [gone](docs/gone.md), src/quantable/run.py, conf/<x>.yaml"
+        "see `conf/table/nowhere.yaml`, [gone](docs/gone.md), src/quantable/run.py, conf/<x>.yaml, "
+        "`quantable/gone.py`, `quantable/run.py`"
     )
     lost = missing_paths(text, ROOT / "README.md")
-    assert lost == ["docs/gone.md", "conf/table/nowhere.yaml", "docs/gone.md"]
+    assert lost == ["docs/gone.md", "quantable/gone.py", "conf/table/nowhere.yaml", "docs/gone.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -394,3 +397,26 @@ def test_the_documentation_is_built_without_a_warning(tmp_path: Path) -> None:
     index = (tmp_path / "html/results/index.html").read_text()
     assert 'href="ad_pim.html"' in index
     assert "vasquez_2021" in (tmp_path / "html/generated/papers.html").read_text()
+
+
+NAME = re.compile(r"`(quantable(?:\.\w+)+)")
+
+
+def lies_nowhere(name: str) -> bool:
+    """Whether a dotted name is no module, and nothing that a module of this project says."""
+    parts = name.split(".")
+    for end in range(len(parts), 1, -1):
+        place = ROOT / "src" / Path(*parts[:end])
+        path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if path.is_file():
+            rest = parts[end:]
+            return bool(rest) and not re.search(rf"\b{rest[0]}\b", path.read_text())
+    return True
+
+
+def test_every_dotted_name_in_the_pages_lies_where_they_say() -> None:
+    named = {name: page for page in PAGES for name in NAME.findall(page.read_text())}
+    assert len(named) >= 12
+    assert {name: page.name for name, page in named.items() if lies_nowhere(name)} == {}
+    assert lies_nowhere("quantable.networks.nothing")
+    assert lies_nowhere("quantable.base.errors.Nothing")

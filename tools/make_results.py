@@ -33,8 +33,9 @@ from quantable.base.errors import UserError, unknown
 from quantable.base.places import ROOT
 from quantable.cli import EVIDENCE, entry, parse
 from quantable.report.index import Listed, coverage_table, index_text, listed, papers_table
-from quantable.report.model import Report, Reporter
 from quantable.report.render import main_table, markdown
+from quantable.report.reporter import Reporter
+from quantable.report.schema import Report
 from quantable.store.store import Store
 from quantable.tables.schema import load_table, table_names
 

@@ -11,8 +11,8 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from quantable.networks.shapes import PACKAGED, shape_key, write_shapes
-from quantable.networks.trace import batch_norm_channels, layer_shapes
+from quantable.networks.shapes import PACKAGED, shape_key, write_network
+from quantable.networks.trace import trace
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 
@@ -56,15 +56,9 @@ def models() -> Iterator[tuple[Mapping[str, Any], tuple[int, int, int]]]:
 def main() -> None:
     """Trace every network and print what was written."""
     for model, input_size in models():
-        net = instantiate(model["net"])
-        shapes = layer_shapes(net, input_size)
-        path = write_shapes(
-            shape_key(model, input_size),
-            shapes,
-            PACKAGED,
-            batch_norm_channels=batch_norm_channels(net),
-        )
-        print(f"{sum(shape.macs for shape in shapes):>13,} MACs  {path.name}")
+        network = trace(instantiate(model["net"]), input_size)
+        path = write_network(shape_key(model, input_size), network, PACKAGED)
+        print(f"{sum(layer.macs for layer in network.layers):>13,} MACs  {path.name}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the commands do: plan, run cells wherever they are to run, tell how they do, report.
 
-No torch here.
+No torch here, and what runs cells is imported where something runs: a report needs none of it.
 """
 
 import os
@@ -8,33 +8,34 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from quantable.base.errors import UserError, unknown
 from quantable.base.places import ROOT
 from quantable.base.signals import Preempted
 from quantable.columns import COLUMNS
 from quantable.cost.hardware import hardware_of
-from quantable.data.layouts import missing
-from quantable.executor import actions
-from quantable.executor.board import Board, Variants, Work
-from quantable.executor.inline import Failures, run_inline
-from quantable.executor.pool import run_pool
-from quantable.executor.status import uncancel
-from quantable.report.model import Report, Reporter
 from quantable.report.render import FORMATS
+from quantable.report.reporter import Reporter
+from quantable.report.schema import Report
 from quantable.store.record import Head, cell_name
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
 from quantable.tables.schema import Table, load_table, table_names
 from quantable.words import Words, asked_tables, narrowed, parse
 
+if TYPE_CHECKING:
+    from quantable.executor.board import Board, Work
+    from quantable.executor.inline import Failures
+
 EVIDENCE = ROOT / "reproduce" / "evidence"
 STOPPED = 75  # exit status: stopped by a scheduler, the same command goes on (EX_TEMPFAIL)
 
 
-def work_of(words: Words, tables: Sequence[Table] | None = None) -> list[Work]:
+def work_of(words: Words, tables: Sequence[Table] | None = None) -> "list[Work]":
     """What a command line asks for, table by table."""
+    from quantable.executor.board import Variants, Work
+
     tables = asked_tables(words) if tables is None else tables
     asked = [narrowed(words.asked, table, tables) for table in tables]
     here = Variants()  # what runs here begins with a search on the images that are here
@@ -46,7 +47,7 @@ def work_of(words: Words, tables: Sequence[Table] | None = None) -> list[Work]:
 
 
 @dataclass(frozen=True)
-class State:
+class CellStatus:
     """Where a cell stands."""
 
     cell: Cell
@@ -54,7 +55,7 @@ class State:
     word: str  # done | running | queued | failed | ... | stale | missing | waiting
 
 
-def state(cell: Cell, board: Board, known: Sequence[Head]) -> State:
+def status_of(cell: Cell, board: "Board", known: Sequence[Head]) -> CellStatus:
     """Look a cell up: as the board has it, or stale (only a record of an older question).
 
     One that waits has bit-widths that a search has yet to find.
@@ -63,19 +64,21 @@ def state(cell: Cell, board: Board, known: Sequence[Head]) -> State:
     if line.word == "missing":
         same = (cell.table, cell.row, cell.seed, cell.config["budget"]["name"])
         if any((r.table, r.row, r.seed, r.budget) == same for r in known):
-            return State(cell, line.variant, "stale")
-    return State(cell, line.variant, line.word)
+            return CellStatus(cell, line.variant, "stale")
+    return CellStatus(cell, line.variant, line.word)
 
 
 def plan(words: Words) -> int:
-    """Print the cells with their state and commands, and the costs known without training."""
+    """Print the cells with their status and commands, and the costs known without training."""
+    from quantable.executor.board import Board
+
     store = Store(words.store)
     board, known = Board(store), store.heads()
     for work in work_of(words):
         table = work.table
         print(f"{table.id}: {table.title}")
         for cell in work.cells:
-            now = state(cell, board, known)
+            now = status_of(cell, board, known)
             where = "" if now.variant is not None else "; its data set is not on this machine"
             name = f"after search {cell.search}" if cell.search is not None else cell.signature
             print(f"  {now.word:8} {cell.label} [{name}]{where}")
@@ -108,14 +111,16 @@ def run(words: Words, tables: Sequence[Table] | None = None) -> int:
     return 0
 
 
-def _trained(works: Sequence[Work], kind: str, store: Store) -> Failures:
+def _trained(works: "Sequence[Work]", kind: str, store: Store) -> "Failures":
     """Bring the cells of one or several tables to their end."""
+    from quantable.executor import actions, inline, pool
+
     if kind == "inline":
-        return run_inline(works[0], store)
-    return (run_pool if kind == "pool" else actions.run_jobs)(works, store)
+        return inline.run_inline(works[0], store)
+    return (pool.run_pool if kind == "pool" else actions.run_jobs)(works, store)
 
 
-def _report(work: Work, words: Words, store: Store) -> Report:
+def _report(work: "Work", words: Words, store: Store) -> Report:
     """Show a finished table and keep a copy."""
     report = show(Reporter(work.table, work.asked, [store]), words)
     store.reports.mkdir(parents=True, exist_ok=True)
@@ -167,6 +172,9 @@ def _check(cells: Sequence[Cell], store: Store) -> None:
 
     That is: constants, a missing data set, a run to begin with that is neither here nor planned.
     """
+    from quantable.data.layouts import missing
+    from quantable.executor.board import Board
+
     planned, board = {cell.signature for cell in cells}, Board(store)
     for cell in cells:
         hardware_of(cell.config)
@@ -188,12 +196,17 @@ def _check(cells: Sequence[Cell], store: Store) -> None:
 
 def _ask_again(cells: Sequence[Cell], store: Store) -> None:
     """Forget that cells were cancelled before."""
+    from quantable.executor.board import Board
+    from quantable.executor.status import uncancel
+
     board = Board(store)
     uncancel(store, [cell_name(cell.signature, board.variant(cell)) for cell in cells])
 
 
 def submit(words: Words) -> int:
     """Hand what misses to the cluster and return."""
+    from quantable.executor import actions
+
     store = Store(words.store)
     works = work_of(words)
     for work in works:
@@ -204,6 +217,8 @@ def submit(words: Words) -> int:
 
 def status(words: Words) -> int:
     """Print where every cell stands."""
+    from quantable.executor import actions
+
     store = Store(words.store)
     print(actions.overview(work_of(words), store))
     return 0
@@ -211,12 +226,16 @@ def status(words: Words) -> int:
 
 def watch(words: Words) -> int:
     """Show where every cell stands until nobody has one in hand; hand over what is left."""
+    from quantable.executor import actions
+
     store = Store(words.store)
     return actions.watch(work_of(words), store)
 
 
 def collect(words: Words) -> int:
     """Report once every cell is done; else say what misses, with exit status 1."""
+    from quantable.executor import actions
+
     store = Store(words.store)
     works = work_of(words)
     if said := actions.unfinished(works, store):
@@ -229,6 +248,8 @@ def collect(words: Words) -> int:
 
 def cancel(words: Words) -> int:
     """Stop the cells that anybody has in hand; they keep their checkpoints."""
+    from quantable.executor import actions
+
     store = Store(words.store)
     print(actions.cancel_all(work_of(words), store))
     return 0

@@ -14,7 +14,9 @@ from torch import nn
 from quantable.base.bits import FLOAT_BITS
 from quantable.base.devices import count, together
 from quantable.base.tick import Tell
-from quantable.columns import COLUMNS, Facts, complexity
+from quantable.columns import COLUMNS
+from quantable.columns.facts import Facts
+from quantable.columns.training import complexity
 from quantable.config.signature import portable
 from quantable.cost.hardware import Hardware, hardware_of
 from quantable.data.images import Images

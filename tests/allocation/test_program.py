@@ -20,7 +20,8 @@ from quantable.base.errors import UserError
 from quantable.base.places import CONF, ROOT
 from quantable.networks.layers import LayerShape
 from quantable.networks.shapes import PACKAGED, read_shapes
-from quantable.report.model import Entry, Report, Reporter
+from quantable.report.reporter import Reporter
+from quantable.report.schema import Entry, Report
 from quantable.store.bits_file import read_bits
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table

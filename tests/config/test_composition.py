@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from quantable.base.errors import UserError
+from quantable.base.places import CONF
 from quantable.config.composition import compose_run
 from quantable.config.signature import portable, signature
 
@@ -73,6 +76,23 @@ def test_weights_are_signed_by_their_hash_and_not_by_their_path() -> None:
     plain = signature(compose_run(timm))
     assert signature(compose_run([*timm, "model.net.weights=a/b.safetensors"])) == plain
     assert signature(compose_run([*timm, "model.net.weights_sha256=ab"])) != plain
+
+
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("table", "hardware")
+)
+
+
+@pytest.mark.parametrize("choice", OPTIONS)
+def test_an_option_is_what_hydra_composes(choice: str) -> None:
+    timm = ["model=timm", "data=imagenet", "model.net.name=resnet18"]
+    words = [*(timm if choice in timm else [choice]), "seed=3"]
+    quick = compose_run(words)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("run", overrides=words), resolve=True)
+    assert json.dumps(quick) == json.dumps(config)  # in the same order
 
 
 def test_the_last_word_wins() -> None:

@@ -7,7 +7,7 @@ from quantable.base.bits import Bits
 from quantable.base.errors import UserError
 from quantable.cost.memory import activation_bytes, memory_bytes, to_unit, weight_bytes
 from quantable.networks.layers import LayerShape
-from quantable.networks.shapes import PACKAGED, read_batch_norm_channels, read_shapes
+from quantable.networks.shapes import PACKAGED, read_network
 
 LAYERS = [
     LayerShape("first", macs=1, weights=80, inputs=24),
@@ -94,9 +94,10 @@ EDGE = {
 @pytest.mark.parametrize(("key", "counts"), EDGE.items(), ids=lambda x: x if type(x) is str else "")
 def test_edge_networks_have_the_papers_counts(key: str, counts: tuple[int, ...]) -> None:
     activations, tensors, largest, weights, channels = counts
-    layers = read_shapes(key, [PACKAGED])
-    found = read_batch_norm_channels(key, [PACKAGED])
-    assert layers is not None
+    network = read_network(key, [PACKAGED])
+    assert network is not None
+    layers, found = network.layers, network.batch_norm_channels
+    assert found is not None
     assert (len(layers) - 1, found) == (tensors, channels)
     for bits in (4, 8):
         paper, both, one = (
@@ -111,8 +112,9 @@ def test_edge_networks_have_the_papers_counts(key: str, counts: tuple[int, ...])
 
 def test_uniform_4_bit_lite0_has_the_papers_kilobytes() -> None:
     key = next(iter(EDGE))
-    layers, channels = read_shapes(key, [PACKAGED]), read_batch_norm_channels(key, [PACKAGED])
-    assert layers is not None
+    network = read_network(key, [PACKAGED])
+    assert network is not None
+    layers, channels = network.layers, network.batch_norm_channels
     assert channels is not None
     parts = memory_bytes(
         layers, uniform(layers, 4), batch_norm_channels=channels, accounting="edge"

@@ -11,7 +11,7 @@ from ad_arguments import NUMBERS, ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
 from quantable.base.bits import Bits
-from quantable.columns import complexity
+from quantable.columns.training import complexity
 from quantable.cost.hardware import Hardware, load_hardware
 from quantable.methods.activation_density import ActivationDensity, DensityMeter, is_flat, next_bits
 from quantable.networks.cifar import resnet8_cifar

@@ -1,27 +1,37 @@
 import runpy
 import subprocess
 import sys
+from math import isqrt
 from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
 
 from quantable.base.errors import UserError
-from quantable.networks.layers import LayerShape
-from quantable.networks.shapes import (
-    PACKAGED,
-    read_batch_norm_channels,
-    read_shapes,
-    shape_key,
-    write_shapes,
-)
-from quantable.networks.trace import batch_norm_channels, layer_shapes
+from quantable.networks.layers import IMAGE, LayerShape, Network
+from quantable.networks.shapes import PACKAGED, read_network, read_shapes, shape_key, write_network
+from quantable.networks.trace import trace
 
 MODELS = list(
     runpy.run_path(str(Path(__file__).parents[2] / "tools" / "make_shapes.py"))["models"]()
 )
 KEYS = [shape_key(*arguments) for arguments in MODELS]
 SHAPES = [LayerShape("conv1", 3456, 216, 243), LayerShape("fc", 80, 80, 8, "linear", bias=10)]
+CONV = LayerShape("conv", 3456, 216, 243, "conv", 8, 3, 8, 1, (3, 3), (2, 2), (4, 4))
+
+# Residual blocks by network; MobileNetV2 and Lite0 add in all blocks of a stage but the first.
+BLOCKS = {
+    "vgg19_cifar": 0,
+    "resnet8_cifar": 3,
+    "resnet18_cifar": 8,
+    "resnet20_cifar": 9,
+    "resnet18.tv_in1k": 8,
+    "resnet50.tv_in1k": 16,
+    "resnet101.tv_in1k": 33,
+    "mobilenetv2_100.ra_in1k": 10,
+    "tf_efficientnet_lite0.in1k": 9,
+    "sqnxt23_w2": 21,
+}
 
 
 def test_discovery():
@@ -32,8 +42,47 @@ def test_discovery():
 @pytest.mark.parametrize(("model", "input_size"), MODELS, ids=KEYS)
 def test_packaged_shapes_are_the_networks(model, input_size):
     net, key = instantiate(model["net"]), shape_key(model, input_size)
-    assert read_shapes(key, [PACKAGED]) == layer_shapes(net, input_size)
-    assert read_batch_norm_channels(key, [PACKAGED]) == batch_norm_channels(net)
+    assert read_network(key, [PACKAGED]) == trace(net, input_size)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_facts_of_a_packaged_layer_agree_with_each_other(key):
+    for layer in read_shapes(key, [PACKAGED]):
+        (k_h, k_w), (h, w) = layer.kernel, layer.output
+        assert layer.c_in % layer.groups == layer.c_out % layer.groups == 0
+        assert layer.weights == layer.c_out * layer.c_in // layer.groups * k_h * k_w
+        assert layer.macs == h * w * layer.weights
+        assert layer.bias in (0, layer.c_out)
+        side = isqrt(layer.inputs // layer.c_in)  # of a square map, or of a vector
+        assert layer.inputs == layer.c_in * side**2
+        for out, kernel, stride in zip((h, w), layer.kernel, layer.stride, strict=True):
+            # The last window begins on the map, and no other fits behind it.
+            assert (out - 1) * stride < side < out * stride + kernel
+
+
+@pytest.mark.parametrize(("model", "input_size"), MODELS, ids=KEYS)
+def test_links_of_a_packaged_network_agree_with_its_layers(model, input_size):
+    network = read_network(shape_key(model, input_size), [PACKAGED])
+    layers = {layer.name: layer for layer in network.layers}
+    order = [IMAGE, *layers]
+    assert list(network.feeds) == list(layers)
+    for place, (name, feeders) in enumerate(network.feeds.items(), start=1):
+        assert feeders
+        assert set(feeders) <= set(order[:place])
+        assert (IMAGE in feeders) == (place == 1)  # the first layer alone reads the image
+        # No network here puts channels beside others: what feeds a layer has those it reads.
+        assert {layers[n].c_out for n in feeders if n != IMAGE} <= {layers[name].c_in}
+    # All but the last, the classifier, are read by another.
+    assert {name for feeders in network.feeds.values() for name in feeders} == set(order[:-1])
+    for sources in network.added:
+        assert len(sources) > 1
+        assert sorted(sources, key=order.index) == sources
+        (h, w), c_out = layers[sources[-1]].output, layers[sources[-1]].c_out
+        for name in sources:  # the stem of a timm ResNet is pooled on the way
+            assert layers[name].c_out == c_out
+            assert layers[name].output in ((h, w), (2 * h, 2 * w))
+        assert any(set(sources) <= set(feeders) for feeders in network.feeds.values())
+    assert len(network.added) == BLOCKS[model["net"].get("name", model["name"])]
 
 
 def test_packaged_vgg19_is_the_ad_papers():
@@ -59,34 +108,57 @@ def test_key_is_safe_as_a_file_name():
 
 
 def test_shapes_survive_the_file(tmp_path):
-    write_shapes("net", SHAPES, tmp_path / "new" / "folder")
+    write_network("net", Network(SHAPES), tmp_path / "new" / "folder")
     assert read_shapes("net", [tmp_path, tmp_path / "new" / "folder"]) == SHAPES
     assert read_shapes("other", [tmp_path]) is None
 
 
-def test_channels_of_batch_norms_stand_beside_the_layers(tmp_path):
-    write_shapes("net", SHAPES, tmp_path, batch_norm_channels=16)
-    assert read_shapes("net", [tmp_path]) == SHAPES
-    assert read_batch_norm_channels("net", [tmp_path]) == 16
-    assert read_batch_norm_channels("other", [tmp_path]) is None
+@pytest.mark.parametrize(
+    "network",
+    [
+        Network([CONV], 16, {"conv": [IMAGE]}, [[IMAGE, "conv"]]),
+        Network([CONV], 16, {"conv": [IMAGE]}, []),
+        Network([CONV], 0, {"conv": []}, None),
+        Network([CONV, *SHAPES]),
+    ],
+)
+def test_a_network_survives_the_file(tmp_path, network):
+    write_network("net", network, tmp_path)
+    assert read_network("net", [tmp_path]) == network
 
 
-def test_a_list_alone_is_a_network_whose_batch_norms_are_unknown(tmp_path):
-    text = '[{"name": "conv1", "macs": 3456, "weights": 216, "inputs": 243, "kind": "conv"}]'
+def test_a_file_written_anew_is_read_anew(tmp_path):
+    write_network("net", Network(SHAPES), tmp_path)
+    assert read_network("net", [tmp_path]).batch_norm_channels is None
+    write_network("net", Network(SHAPES, 16), tmp_path)
+    assert read_network("net", [tmp_path]).batch_norm_channels == 16
+
+
+LAYER = '{"name": "conv1", "macs": 3456, "weights": 216, "inputs": 243, "kind": "conv"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "channels"),
+    [(f"[{LAYER}]", None), (f'{{"batch_norm_channels": 8, "layers": [{LAYER}]}}', 8)],
+    ids=["a list", "without links"],
+)
+def test_older_files_are_networks_of_which_less_is_known(tmp_path, text, channels):
     (tmp_path / "net.json").write_text(text)
-    assert read_shapes("net", [tmp_path]) == SHAPES[:1]
-    assert read_batch_norm_channels("net", [tmp_path]) is None
+    assert read_network("net", [tmp_path]) == Network(SHAPES[:1], channels, None, None)
+    (layer,) = read_shapes("net", [tmp_path])
+    facts = (layer.c_in, layer.c_out, layer.groups, layer.kernel, layer.stride, layer.output)
+    assert facts == (None,) * 6
 
 
 def test_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
-    write_shapes("net", SHAPES, tmp_path)
+    write_network("net", Network(SHAPES), tmp_path)
 
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_shapes("net", SHAPES[:1], tmp_path)
+        write_network("net", Network(SHAPES[:1]), tmp_path)
     assert read_shapes("net", [tmp_path]) == SHAPES
     assert [path.name for path in tmp_path.iterdir()] == ["net.json"]
 

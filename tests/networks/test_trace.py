@@ -14,6 +14,7 @@ from quantable.networks.cifar import resnet8_cifar, resnet18_cifar, resnet20_cif
 from quantable.networks.trace import (
     COUNTED,
     activations_behind,
+    feeds_and_additions,
     layer_shapes,
     linked_layers,
     signed_inputs,
@@ -32,11 +33,13 @@ def shape_of(layer, input_size):
 def test_depthwise_convolution_counts_one_input_channel():
     shape = shape_of(nn.Conv2d(32, 32, 3, padding=1, groups=32), (32, 8, 8))
     assert (shape.macs, shape.weights, shape.inputs) == (32 * 8 * 8 * 9, 32 * 9, 32 * 8 * 8)
+    assert (shape.c_in, shape.c_out, shape.groups) == (32, 32, 32)
 
 
 def test_grouped_convolution_counts_its_group():
     shape = shape_of(nn.Conv2d(8, 12, 3, padding=1, groups=4), (8, 5, 5))
     assert (shape.macs, shape.weights) == (12 * 5 * 5 * 2 * 9, 12 * 2 * 9)
+    assert (shape.c_in, shape.c_out, shape.groups) == (8, 12, 4)
 
 
 def test_strided_dilated_rectangular_convolution():
@@ -44,19 +47,22 @@ def test_strided_dilated_rectangular_convolution():
     shape = shape_of(conv, (3, 9, 11))  # h: (9 + 2 - 3) // 2 + 1 = 5; w: 11 - 8 = 3
     assert (shape.macs, shape.weights) == (4 * 5 * 3 * 3 * 15, 4 * 3 * 15)
     assert shape.inputs == 3 * 9 * 11
+    assert (shape.c_in, shape.c_out, shape.groups) == (3, 4, 1)
+    assert (shape.kernel, shape.stride, shape.output) == ((3, 5), (2, 1), (5, 3))
 
 
 def test_same_padding_of_timm_counts_the_larger_map():
     shape = shape_of(Conv2dSame(3, 4, 3, stride=2), (3, 7, 7))  # ceil(7 / 2) = 4
     assert shape.macs == 4 * 4 * 4 * 27
-    assert shape.kind == "conv"
+    assert (shape.kind, shape.output) == ("conv", (4, 4))
 
 
 def test_linear_on_tokens_counts_each_token():
     net = nn.Sequential(nn.Flatten(2), nn.Linear(16, 10))  # (1, 3, 4, 4) -> (1, 3, 16)
     (shape,) = layer_shapes(net, (3, 4, 4))
     assert (shape.macs, shape.weights, shape.inputs) == (3 * 16 * 10, 160, 48)
-    assert shape.kind == "linear"
+    assert (shape.kind, shape.c_in, shape.c_out, shape.groups) == ("linear", 16, 10, 1)
+    assert (shape.kernel, shape.stride, shape.output) == ((1, 1), (1, 1), (1, 3))
 
 
 def test_network_that_is_one_layer_goes_by_its_class():
@@ -78,6 +84,13 @@ def test_layer_that_runs_twice_counts_macs_twice_and_weights_once():
     conv, last = layer_shapes(Twice(), (3, 4, 4))
     assert (conv.name, last.name) == ("conv", "last")  # execution order, not definition order
     assert (conv.macs, conv.weights, conv.inputs) == (2 * 3 * 16 * 3, 9, 2 * 48)
+
+
+def test_output_of_a_layer_that_runs_twice_is_that_of_its_first_run():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.MaxPool2d(2))
+    net.append(net[0])
+    (conv,) = layer_shapes(net, (3, 4, 4))
+    assert (conv.macs, conv.output) == ((16 + 4) * 9, (4, 4))
 
 
 # What stops the count.
@@ -153,7 +166,8 @@ def hooks_of(net):
 
 
 @pytest.mark.parametrize(
-    "function", [layer_shapes, signed_inputs, activations_behind, linked_layers]
+    "function",
+    [layer_shapes, signed_inputs, activations_behind, linked_layers, feeds_and_additions],
 )
 def test_network_is_left_as_it_was(function):
     net = resnet8_cifar(10, 3, 0.5, "plain")
@@ -442,3 +456,153 @@ class Head(nn.Module):
 def test_layer_that_runs_twice_joins_both_groups():
     expected = [("first",), ("second",), ("own", "other", "shared")]
     assert linked_layers(Head(), (3, 4, 4)) == expected
+
+
+class Joined(nn.Module):
+    """A chain of additions, a gate that multiplies, and a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.two, self.gate, self.side = (nn.Conv2d(3, 3, 1) for _ in range(5))
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x):
+        y = self.stem(x).relu()
+        y = y + self.one(y)
+        y = y + self.two(y.relu())
+        y = y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        y = torch.cat([y, self.side(x)], dim=1)
+        return self.fc(y.mean((2, 3)))
+
+
+def test_feeds_pass_additions_products_and_concatenations():
+    feeds, added = feeds_and_additions(Joined(), (3, 4, 4))
+    assert feeds == {
+        "stem": [""],
+        "one": ["stem"],
+        "two": ["stem", "one"],
+        "gate": ["stem", "one", "two"],
+        "side": [""],
+        "fc": ["stem", "one", "two", "gate", "side"],
+    }
+    assert added == [["stem", "one"], ["stem", "one", "two"]]
+
+
+class Two(nn.Module):
+    def __init__(self, combine):
+        super().__init__()
+        self.combine = combine
+        self.one, self.two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.shift = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x):
+        return self.combine(self, x)
+
+
+def added_in_place(net, x):
+    y = net.one(x)
+    y += net.two(x)
+    return y.relu_()
+
+
+def changed_in_a_part(net, x):
+    y = net.one(x)
+    y[:, :1].relu_()
+    return net.two(y)
+
+
+def added_to_a_part(net, x):
+    y = net.one(x)
+    y[:, :1] += net.two(x)[:, :1]
+    return y
+
+
+@pytest.mark.parametrize(
+    ("combine", "added"),
+    [
+        (lambda net, x: net.two(net.one(x) + x), [["", "one"]]),
+        (lambda net, x: net.one(x) + net.two(x), [["one", "two"]]),
+        (added_in_place, [["one", "two"]]),
+        (lambda net, x: sum([net.one(x), net.two(x), x]), [["one", "two"], ["", "one", "two"]]),
+        (lambda net, x: net.two(F.hardswish(net.one(x)) + 1 + net.shift), []),
+        (lambda net, x: net.two((y := net.one(x)) + y.relu()), []),
+        (lambda net, x: torch.cat([net.one(x), net.two(x)]), []),
+        (added_to_a_part, None),
+        (changed_in_a_part, []),
+    ],
+    ids=["the image", "at the end", "in place", "three", "constants", "one result twice",
+         "concatenation", "to a part", "not in a part"],
+)  # fmt: skip
+def test_additions_join_results_of_two_or_more(combine, added):
+    assert feeds_and_additions(Two(combine), (3, 4, 4))[1] == added
+
+
+def test_layer_that_runs_twice_has_the_feeders_of_both_runs():
+    feeds, added = feeds_and_additions(Twice(), (3, 4, 4))
+    assert feeds == {"conv": ["", "conv"], "last": ["conv"]}
+    assert added == []
+
+
+def test_first_layer_behind_an_activation_in_place_is_fed_by_the_image():
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 3, 1))
+    assert feeds_and_additions(net, (3, 4, 4)) == ({"1": [""]}, [])
+
+
+def test_links_of_resnet20s_first_blocks_with_and_without_quantizers():
+    net = resnet20_cifar(10, 3, 0.5, "plain")
+    feeds, added = feeds_and_additions(net, (3, 32, 32))
+    assert dict(list(feeds.items())[:6]) == {
+        "conv1": [""],
+        "layer1.0.conv1": ["conv1"],
+        "layer1.0.conv2": ["layer1.0.conv1"],
+        "layer1.1.conv1": ["conv1", "layer1.0.conv2"],
+        "layer1.1.conv2": ["layer1.1.conv1"],
+        "layer1.2.conv1": ["conv1", "layer1.0.conv2", "layer1.1.conv2"],
+    }
+    assert added[:2] == [
+        ["conv1", "layer1.0.conv2"],
+        ["conv1", "layer1.0.conv2", "layer1.1.conv2"],
+    ]
+    assert feeds["fc"] == added[-1]
+    assert added[-1][:2] == ["layer3.0.conv2", "layer3.0.shortcut.conv"]
+
+    callback = Quantize(
+        weight=partial(MinMax, batched=False),
+        act=partial(MinMax, batched=True),
+        inner=[4, 4],
+        ends=None,
+        layers={},
+    )
+    callback.attach(net, (3, 32, 32))
+    assert feeds_and_additions(net, (3, 32, 32)) == (feeds, added)
+
+
+def test_convolved_shortcuts_are_added_in_resnet20s_first_blocks():
+    feeds, added = feeds_and_additions(resnet20_cifar(10, 3, 0.5, "all"), (3, 32, 32))
+    blocks = [[f"layer1.{n}.conv2", f"layer1.{n}.shortcut.conv"] for n in (0, 1)]
+    assert added[:2] == blocks
+    assert feeds["layer1.1.conv1"] == feeds["layer1.1.shortcut.conv"] == blocks[0]
+
+
+def test_links_of_mobilenetv2s_first_blocks():
+    feeds, added = feeds_and_additions(timm.create_model("mobilenetv2_100"), (3, 32, 32))
+    assert dict(list(feeds.items())[:10]) == {
+        "conv_stem": [""],
+        "blocks.0.0.conv_dw": ["conv_stem"],
+        "blocks.0.0.conv_pw": ["blocks.0.0.conv_dw"],
+        "blocks.1.0.conv_pw": ["blocks.0.0.conv_pw"],
+        "blocks.1.0.conv_dw": ["blocks.1.0.conv_pw"],
+        "blocks.1.0.conv_pwl": ["blocks.1.0.conv_dw"],
+        "blocks.1.1.conv_pw": ["blocks.1.0.conv_pwl"],
+        "blocks.1.1.conv_dw": ["blocks.1.1.conv_pw"],
+        "blocks.1.1.conv_pwl": ["blocks.1.1.conv_dw"],
+        "blocks.2.0.conv_pw": ["blocks.1.0.conv_pwl", "blocks.1.1.conv_pwl"],
+    }
+    assert added[0] == ["blocks.1.0.conv_pwl", "blocks.1.1.conv_pwl"]
+
+
+def test_squeeze_and_excitation_feeds_what_its_gate_multiplies():
+    feeds, _ = feeds_and_additions(timm.create_model("seresnet18"), (3, 32, 32))
+    assert feeds["layer1.0.se.fc1"] == ["layer1.0.conv2"]
+    assert feeds["layer1.0.se.fc2"] == ["layer1.0.se.fc1"]
+    assert feeds["layer1.1.conv1"] == ["conv1", "layer1.0.conv2", "layer1.0.se.fc2"]

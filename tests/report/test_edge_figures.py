@@ -21,8 +21,8 @@ from quantable.report.edge_figures import (
     sizes_figure,
 )
 from quantable.report.figures import write_figures
-from quantable.report.model import Reporter
 from quantable.report.page import STYLE
+from quantable.report.reporter import Reporter
 from quantable.store.record import Record
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table

@@ -35,8 +35,8 @@ from quantable.report.figures import (
     write_figures,
 )
 from quantable.report.marks import MARKS, method_of_run
-from quantable.report.model import Reporter
 from quantable.report.page import STYLE
+from quantable.report.reporter import Reporter
 from quantable.report.verdict import Measured
 from quantable.store.record import Record
 from quantable.store.store import Store

@@ -16,8 +16,8 @@ from markdown_it.token import Token
 
 from quantable.report.escape import HIDDEN, LATEX, LATEX_MATH, latex_text, visible
 from quantable.report.latex import latex
-from quantable.report.model import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
 from quantable.report.render import FORMATS, VECTORS, reasons
+from quantable.report.schema import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
 
 HOSTILE = [
     "<script>alert(1)</script>",

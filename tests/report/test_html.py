@@ -17,7 +17,7 @@ from quantable.report import svg
 from quantable.report.html import MOST_EPOCHS, write_html
 from quantable.report.index import coverage, listed, paper
 from quantable.report.marks import MARKS
-from quantable.report.model import Reporter
+from quantable.report.reporter import Reporter
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table

@@ -13,7 +13,7 @@ from test_hostile import HOSTILE, hostile_report
 
 from quantable.cli import report_main
 from quantable.report.latex import latex
-from quantable.report.model import Report
+from quantable.report.schema import Report
 
 needs_latex = pytest.mark.skipif(
     MAY_LACK and not (shutil.which("pdflatex") and shutil.which("pdftotext")),

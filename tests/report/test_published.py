@@ -8,8 +8,9 @@ import yaml
 from hand_records import hand_table, keep, reporter
 
 from quantable.base.errors import UserError
-from quantable.report.model import Entry, Reporter
 from quantable.report.published import fill
+from quantable.report.reporter import Reporter
+from quantable.report.schema import Entry
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
 from quantable.tables.schema import Table, load_table

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from quantable.base.errors import UserError
 from quantable.columns import COLUMNS
-from quantable.report.model import ClaimLine, Entry, Report, Reporter
 from quantable.report.render import FORMATS
+from quantable.report.reporter import Reporter
+from quantable.report.schema import ClaimLine, Entry, Report
 from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.schema import Table

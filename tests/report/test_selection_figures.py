@@ -17,8 +17,8 @@ from matplotlib.transforms import Bbox
 
 from quantable.report.figures import write_figures
 from quantable.report.marks import MARKS, METRICS, SEARCH_MARKS, metric_of_search
-from quantable.report.model import Reporter
 from quantable.report.page import STYLE
+from quantable.report.reporter import Reporter
 from quantable.report.selection import (
     Selection,
     Series,

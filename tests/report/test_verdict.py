@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from quantable.report.verdict import COMPUTED, Measured, at_most, holds, judge
-from quantable.tables.schema import Bound, Published, Tolerance
+from quantable.tables.claims import Bound
+from quantable.tables.schema import Published, Tolerance
 
 PUBLISHED = Published(value=90.0, source="Table 1", confidence="published")
 HALF = Tolerance(abs=0.5)

@@ -8,7 +8,7 @@ import pytest
 from hand_records import LAYERS, keep, reporter
 
 from quantable.base.errors import UserError
-from quantable.report.model import Reporter
+from quantable.report.reporter import Reporter
 from quantable.report.wandb_report import build, records
 
 # wandb-workspaces 0.4 defines its classes in pydantic's older way.

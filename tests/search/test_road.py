@@ -7,7 +7,7 @@ from hand_records import hand_table, record_of
 
 from quantable.base.errors import UserError
 from quantable.cli import parse, run
-from quantable.report.model import Reporter
+from quantable.report.reporter import Reporter
 from quantable.store.record import Item, Record, Scores
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell

@@ -3,7 +3,8 @@
 import json
 
 from quantable.base.places import ROOT
-from quantable.store.record import Epoch, read_record
+from quantable.networks.layers import LayerShape
+from quantable.store.record import Epoch, Phase, read_record
 
 LINE = {"epoch": 0, "phase": 0, "test_top1_pct": 50.0, "test_loss": 1.0, "seconds": 2.0}
 EVIDENCE = sorted((ROOT / "reproduce/evidence/records").glob("*.json"))
@@ -26,3 +27,14 @@ def test_no_number_of_the_evidence_is_lost() -> None:
             read = epoch.model_dump(mode="json", exclude_none=True)
             read |= read.pop("own")
             assert read == {name: value for name, value in line.items() if value is not None}
+
+
+def test_shapes_of_a_phase_are_read_with_and_without_facts_about_channels() -> None:
+    known = LayerShape("a", 3456, 216, 243, "conv", 8, 3, 8, 1, (3, 3), (2, 2), (4, 4))
+    phase = Phase(index=0, first_epoch=0, epochs=1, bits={}, shapes=[known])
+    assert Phase.model_validate_json(phase.model_dump_json()).shapes == [known]
+    text = (
+        '{"index": 0, "first_epoch": 0, "epochs": 1, "bits": {}, "shapes": '
+        '[{"name": "a", "macs": 3456, "weights": 216, "inputs": 243, "kind": "conv", "bias": 8}]}'
+    )
+    assert Phase.model_validate_json(text).shapes == [LayerShape("a", 3456, 216, 243, "conv", 8)]

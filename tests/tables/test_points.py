@@ -12,8 +12,9 @@ from development_data import shared
 
 import quantable.tables.points
 from quantable.base.errors import UserError
-from quantable.report.model import Entry, Report, Reporter
 from quantable.report.render import FORMATS
+from quantable.report.reporter import Reporter
+from quantable.report.schema import Entry, Report
 from quantable.tables.cells import Asked
 from quantable.tables.points import POINTS, points_names, read_points
 from quantable.tables.schema import load_table

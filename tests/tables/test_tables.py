@@ -203,6 +203,7 @@ LAST = ("rows", "last")
 CLAIM = ("claims", "C-1")
 BOPS = {"budget": "bops", "share": 0.5}
 CLAIM_OVER = GOOD["claims"]["C-1"] | {"kind": "over"}
+CLAIM_BEHIND = GOOD["claims"]["C-1"] | {"kind": "behind"}
 NUMBER = (*FLOAT, "published", "top1_pct")
 
 
@@ -263,11 +264,17 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
             {"label": "x", "cell": "float", "phase": "final", "reference": "float"},
             "phase: final needs final_within_pp",
         ),
-        ((*CLAIM, "kind"), "drop", "claims.C-1: kind: drop or times and reference go together"),
-        ((*CLAIM, "kind"), "times", "claims.C-1: kind: drop or times and reference go together"),
-        ((*CLAIM, "reference"), "float", "C-1: kind: drop or times and reference go together"),
-        ((*CLAIM, "kind"), "over", "claims.C-1: kind: over and over go together"),
-        ((*CLAIM, "over"), "macs_m", "claims.C-1: kind: over and over go together"),
+        ((*CLAIM, "kind"), "drop", "toy.yaml: claims.C-1: kind: drop needs reference"),
+        ((*CLAIM, "kind"), "times", "toy.yaml: claims.C-1: kind: times needs reference"),
+        ((*CLAIM, "reference"), "float", "toy.yaml: claims.C-1: kind: value has no reference"),
+        ((*CLAIM, "kind"), "over", "toy.yaml: claims.C-1: kind: over needs over"),
+        ((*CLAIM, "over"), "macs_m", "toy.yaml: claims.C-1: kind: value has no over"),
+        ((*CLAIM, "kind"), "behind", "toy.yaml: claims.C-1: kind: behind needs others"),
+        (CLAIM, CLAIM_BEHIND | {"others": []}, "toy.yaml: claims.C-1.others: .*at least 1"),
+        (CLAIM, CLAIM_BEHIND | {"others": ["flaot"]}, "unknown row 'flaot'. Nearest: float"),
+        ((*CLAIM, "kind"), "most", "toy.yaml: claims.C-1: .*'most'.*'largest'"),
+        ((*CLAIM, "rows"), "last", "toy.yaml: claims.C-1.rows: .*tuple"),
+        ((*CLAIM, "holds", "full", "t"), 2, "C-1: holds: t belongs to a comparison of rows"),
         (CLAIM, CLAIM_OVER | {"over": "mac_m"}, "unknown column 'mac_m'. Nearest: macs_m"),
         ((*CLAIM, "holds"), {}, "claims.C-1: give holds, or report_only with its reason"),
         (("baseline",), "flaot", "toy.yaml: unknown row 'flaot'. Nearest: float"),

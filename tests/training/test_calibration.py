@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from quantable.base.errors import UserError
-from quantable.columns import COLUMNS, Facts
+from quantable.columns import COLUMNS
+from quantable.columns.facts import Facts
 from quantable.config.composition import compose_run
 from quantable.config.signature import signature
 from quantable.cost.hardware import hardware_of

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import quantable.run
 import quantable.training.build
 from quantable.base.errors import UserError
-from quantable.columns import COLUMNS, Facts
+from quantable.columns import COLUMNS
+from quantable.columns.facts import Facts
 from quantable.config.composition import compose_run
 from quantable.cost.hardware import hardware_of
 from quantable.store.record import Phase, Record

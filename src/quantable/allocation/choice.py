@@ -4,44 +4,17 @@ Budgets are shares of what the searched layers cost before the search; layers ou
 the last, exceptions by name) keep their bits and are counted on neither side.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 from quantable.allocation.knapsack import Budget, allocate
 from quantable.base.bits import Bits, bit_map
 from quantable.base.errors import UserError, unknown
-from quantable.cost.bops import bops
-from quantable.cost.energy import energy_pj
+from quantable.cost.costs import COSTS, Shapes
 from quantable.cost.hardware import Hardware
-from quantable.cost.memory import weight_bytes
-from quantable.cost.pim import pim_energy_pj
-from quantable.networks.layers import LayerShape
 from quantable.store.bits_file import BitsFile, Choice, Spent, network_name
 from quantable.store.record import Record, Scores
-
-Shapes = Sequence[LayerShape]
-Widths = Mapping[str, Bits]
-
-
-def compute(layers: Shapes, bits: Widths) -> float:
-    """MACs times bits, the wider of a layer's two operands: compute at a rate of 1 / bits."""
-    return sum(layer.macs * max(bits[layer.name].weight, bits[layer.name].act) for layer in layers)
-
-
-COSTS: Mapping[str, tuple[str, Callable[[Shapes, Widths, Hardware], float]]] = {
-    "linear": ("MAC x bit", lambda layers, bits, hw: compute(layers, bits)),
-    "bops": ("bit operation", lambda layers, bits, hw: bops(layers, bits)),
-    "weights": (
-        "byte",
-        lambda layers, bits, hw: weight_bytes(layers, bits, ends_bits=None, count_linear=True),
-    ),
-    "energy": ("pJ", lambda layers, bits, hw: sum(energy_pj(layers, bits, hw.energy).values())),
-    "pim": (
-        "pJ",
-        lambda layers, bits, hw: pim_energy_pj(layers, bits, hw.pim, rounding=hw.pim_rounding),
-    ),
-}
 
 
 def choose(
@@ -68,13 +41,13 @@ def choose(
     high = options[0]
     searched = [by_name[name] for item in scores.items for name in item.layers]
     limits = {
-        name: _limit(share, COSTS[name][1](searched, _all(searched, high), hardware))
+        name: _limit(share, COSTS[name].of(searched, _all(searched, high), hardware))
         for name, share in budgets.items()
     }
     costs = {
         name: {
             layer.name: {
-                bits: COSTS[name][1]([layer], {layer.name: bits}, hardware) for bits in options
+                bits: COSTS[name].of([layer], {layer.name: bits}, hardware) for bits in options
             }
             for layer in searched
         }
@@ -101,7 +74,7 @@ def choose(
             loss={"+".join(item.layers): item.loss for item in scores.items},
             budgets={
                 name: Spent(
-                    unit=COSTS[name][0],
+                    unit=COSTS[name].unit,
                     limit=limits[name],
                     spent=sum(costs[name][layer][width] for layer, width in bits.items()),
                 )
@@ -152,7 +125,7 @@ def _solve(scores: Scores, costs: Costs, limits: Mapping[str, float]) -> Found:
     }
     found = allocate(
         loss,
-        [Budget(name, COSTS[name][0], costs[name], limits[name]) for name in costs],
+        [Budget(name, COSTS[name].unit, costs[name], limits[name]) for name in costs],
         ties=[item.layers for item in scores.items],
     )
     return found.bits, found.loss, found.bound, found.status

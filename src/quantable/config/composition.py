@@ -4,7 +4,7 @@ Hydra composes; pydantic checks types and ranges; nothing below ``quantable.run`
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
@@ -118,18 +118,54 @@ def _budgeted(choices: tuple[str, ...], budget: Path) -> dict[str, Any]:
     config = _defaults() | {}
     for choice in choices:
         config |= _option(choice)
-    return _plain(OmegaConf.merge(config, OmegaConf.load(budget)))  # type: ignore[arg-type]
+    config = deepcopy(config)
+    _merge(config, _read(budget))
+    return config
 
 
 @cache
 def _defaults() -> dict[str, Any]:
-    return _plain(compose("run"))
+    """What ``run.yaml`` and the options that it names are together."""
+    own = dict(_read(CONF / "run.yaml"))
+    config: dict[str, Any] = {}
+    for entry in own.pop("defaults"):
+        choice = "" if entry == "_self_" else "=".join(*entry.items())
+        _merge(config, _option(choice) if choice else own)
+    return config
 
 
 @cache
 def _option(choice: str) -> dict[str, Any]:
+    """An option below the name of its group, or at the top where its file says so."""
     group, _, option = choice.partition("=")
-    return _plain(compose(f"{group}/{option}"))
+    path = CONF / group / f"{option}.yaml"
+    try:
+        found = _with_defaults(path)
+    except LookupError:
+        return _plain(compose(f"{group}/{option}"))
+    return found if path.read_text().startswith("# @package _global_") else {group: found}
+
+
+def _with_defaults(path: Path) -> dict[str, Any]:
+    """An option with the others of its group that it names as its defaults.
+
+    LookupError for what is more than that: Hydra composes or refuses it.
+    """
+    if not path.is_file() or ".." in path.parts:
+        raise LookupError(path)
+    own = dict(_read(path))
+    found: dict[str, Any] = {}
+    for name in own.pop("defaults", ["_self_"]):
+        if not isinstance(name, str) or "@" in name.removesuffix("@_here_"):
+            raise LookupError(name)
+        other = path.parent / f"{name.removesuffix('@_here_')}.yaml"
+        _merge(found, own if name == "_self_" else _with_defaults(other))
+    return found
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    return _plain(OmegaConf.load(path))  # type: ignore[arg-type]
 
 
 @cache  # a report composes thousands of rows of the same few words
@@ -151,10 +187,14 @@ def _put(node: dict[str, Any], keys: Sequence[str], value: object, new: bool) ->
     if below:
         _put(node.setdefault(key, {}), below, value, new)
     elif isinstance(value, dict) and isinstance(node.get(key), dict):
-        for name, part in value.items():
-            _put(node[key], [name], part, new)
+        _merge(node[key], value, new)
     else:
         node[key] = deepcopy(value)
+
+
+def _merge(node: dict[str, Any], more: Mapping[str, Any], new: bool = True) -> None:
+    for name, part in more.items():
+        _put(node, [name], part, new)
 
 
 def _resolved(root: Any, path: tuple[str | int, ...] = ()) -> Any:  # noqa: ANN401

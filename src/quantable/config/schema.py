@@ -12,7 +12,7 @@ from quantable.store.record import Epoch
 class _Open(BaseModel):
     """A block whose other keys belong to the network, data set or method it configures."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
 
 Width = Annotated[int, Field(ge=1, le=FLOAT_BITS)]

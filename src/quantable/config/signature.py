@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from quantable.config.targets import signed_as
@@ -28,7 +29,7 @@ def flat(node: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     >>> list(flat({"a": {"b": 1}, "c": [2]}))
     [('a.b', 1), ('c', [2])]
     """
-    if isinstance(node, Mapping) and node:
+    if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from flat(value, f"{prefix}{key}.")
     else:
@@ -41,7 +42,12 @@ def belongs(key: str, names: Sequence[str]) -> bool:
     >>> belongs("data.root", MACHINE), belongs("data.rooted", MACHINE)
     (True, False)
     """
-    return any(key == name or key.startswith(f"{name}.") for name in names)
+    return f"{key}.".startswith(_with_dots(tuple(names)))
+
+
+@cache  # a report asks for each key of each cell
+def _with_dots(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in names)
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:

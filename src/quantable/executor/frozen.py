@@ -10,18 +10,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from quantable.allocation.choice import choose
 from quantable.base.errors import UserError
 from quantable.base.places import CONF, ROOT
-from quantable.config.widths import with_layers
-from quantable.cost.hardware import hardware_of
 from quantable.networks.shapes import PACKAGED, read_shapes, shape_key
 from quantable.store.bits_file import write_bits
 from quantable.store.provenance import checkout
@@ -39,7 +35,7 @@ class Frozen(BaseModel):
     need, and the row's own bits by layer.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     signature: str
     variant: str
@@ -127,13 +123,9 @@ def decided(cell: Cell, store: Store, variant: str) -> Cell:
     record = store.find(cell.search, variant)
     key = shape_key(cell.config["model"], cell.config["data"]["input_size"])
     shapes = read_shapes(key, [PACKAGED, store.shapes])
-    if record is None or shapes is None or cell.budgets is None or cell.layers is None:
+    if record is None or shapes is None:
         raise UserError(f"{cell.row} seed {cell.seed}: its search {cell.search} is not done")
-    plain = with_layers(dict(cell.config), dict(cell.layers))
-    file = choose(record, shapes, cell.budgets, hardware_of(plain), plain)
-    layers = {layer: list(pair) for layer, pair in file.layers.items()}
-    config = with_layers(plain, layers)
-    return replace(cell, config=config, search=None, bits=file, draft=cell.signature)
+    return cell.decided(record, shapes)
 
 
 def keep_source(store: Store) -> str:

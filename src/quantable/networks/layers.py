@@ -1,11 +1,13 @@
 """Plain facts about a layer, without torch: its shape, and the bit-widths of its operands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from quantable.base.bits import Bits
 from quantable.base.errors import UserError
+
+IMAGE = ""  # stands for the image where layers are named: no layer has this name
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,13 @@ class LayerShape:
 
     ``macs``: multiply-accumulates (one MAC is one operation, not two); ``weights``: weight
     elements, biases not counted; ``inputs``: input activation elements; ``kind``: convolution or
-    linear; ``bias``: bias elements.
+    linear; ``bias``: bias elements; ``c_in``, ``c_out``: channels; ``kernel``, ``stride``,
+    ``output``: height and width. From ``c_in`` on, None is what an older file or record does not
+    say.
+
+    A linear layer is a 1x1 convolution with an output of (1, positions): (1, 1) of a vector, (1, t)
+    of t tokens. Of a layer that runs several times, ``macs`` and ``inputs`` are those of all runs,
+    ``output`` is that of the first.
     """
 
     name: str
@@ -23,6 +31,35 @@ class LayerShape:
     inputs: int
     kind: Literal["conv", "linear"] = "conv"
     bias: int = 0
+    c_in: int | None = None
+    c_out: int | None = None
+    groups: int | None = None
+    kernel: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    output: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of a network at one input size; None is what an older file does not say.
+
+    ``layers``: in execution order; ``batch_norm_channels``: of all batch norms, which are no layer.
+
+    ``feeds``: for each layer, those whose results reach its input without passing another layer,
+    and ``IMAGE`` where the image does. On the way there may be norms, nonlinearities, pooling,
+    additions, products of activations and concatenations. A layer that reads constants has none.
+
+    ``added``: for each addition of two or more results, the layers whose results reach it in the
+    same way. A chain appears as ever longer lists: where ``a + b`` goes through ``c`` and is added
+    to its result, that addition has ``a``, ``b`` and ``c``. Each list is in execution order, and
+    the additions are in that of their last layers. None too where a change in place to a part of a
+    tensor may hide one.
+    """
+
+    layers: list[LayerShape]
+    batch_norm_channels: int | None = None
+    feeds: Mapping[str, Sequence[str]] | None = None
+    added: Sequence[Sequence[str]] | None = None
 
 
 def uniform(layers: Sequence[LayerShape], bits: int) -> dict[str, Bits]:

@@ -1,30 +1,24 @@
-"""Traced layer shapes kept as data, one JSON file per network and input size: no torch needed.
+"""Traced networks kept as data, one JSON file per network and input size: no torch needed.
 
 The files in ``PACKAGED`` are written by ``tools/make_shapes.py`` and checked against the networks
-by a test; a run adds the shapes of other networks to its store. A file is the list of layers, or
-an object with that list and the channels of all batch norms, which are no layer's.
+by a test; a run adds other networks to its store. A file is an object with the fields of `Network`.
+Older ones lack some of them, or are the list of layers alone: they are read as they are, and the
+next run of that network writes the file of its store anew.
 """
 
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from quantable.base.errors import UserError
-from quantable.networks.layers import LayerShape
+from quantable.networks.layers import LayerShape, Network
 
 PACKAGED = Path(__file__).parent / "traced"
-
-
-@dataclass(frozen=True)
-class _Network:
-    """What one file holds."""
-
-    layers: list[LayerShape]
-    batch_norm_channels: int | None = None
+PAIRS = ("kernel", "stride", "output")  # tuples of a layer, which JSON makes lists
 
 
 def shape_key(model: Mapping[str, Any], input_size: Sequence[int]) -> str:
@@ -45,30 +39,25 @@ def shape_key(model: Mapping[str, Any], input_size: Sequence[int]) -> str:
     return "-".join([_word(model["name"]), *arguments, "x".join(str(n) for n in input_size)])
 
 
+def read_network(key: str, folders: Iterable[Path]) -> Network | None:
+    """The network kept under ``key`` in the first folder that has it, or None."""
+    path = next((path for folder in folders if (path := _path(key, folder)).is_file()), None)
+    return None if path is None else _parse(path, path.read_bytes())
+
+
 def read_shapes(key: str, folders: Iterable[Path]) -> list[LayerShape] | None:
-    """Shapes kept under ``key`` in the first folder that has them, in execution order, or None."""
-    network = _read(key, folders)
+    """Layers alone of the network kept under ``key``, in execution order, or None."""
+    network = read_network(key, folders)
     return None if network is None else network.layers
 
 
-def read_batch_norm_channels(key: str, folders: Iterable[Path]) -> int | None:
-    """Channels of all batch norms of the network kept under ``key``, or None where unknown."""
-    network = _read(key, folders)
-    return None if network is None else network.batch_norm_channels
-
-
-def write_shapes(
-    key: str, shapes: Sequence[LayerShape], folder: Path, *, batch_norm_channels: int | None = None
-) -> Path:
-    """Keep ``shapes`` under ``key`` in ``folder``: the whole file appears at once, by rename."""
+def write_network(key: str, network: Network, folder: Path) -> Path:
+    """Keep ``network`` under ``key`` in ``folder``: the whole file appears at once, by rename."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(key, folder)
-    text = "[\n" + ",\n".join(_line(shape) for shape in shapes) + "\n]"  # one layer, one line
-    if batch_norm_channels is not None:
-        text = f'{{"batch_norm_channels": {batch_norm_channels}, "layers": {text}}}'
     unfinished = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        unfinished.write_text(f"{text}\n", encoding="utf-8")
+        unfinished.write_text(_text(network), encoding="utf-8")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -79,29 +68,64 @@ def _path(key: str, folder: Path) -> Path:
     return folder / f"{key}.json"
 
 
-def _line(shape: LayerShape) -> str:
-    """One layer as JSON; most have no bias, and none is written then."""
-    return json.dumps(
-        {key: value for key, value in asdict(shape).items() if key != "bias" or value}
-    )
+def _text(network: Network) -> str:
+    """JSON with one layer, one layer's feeders or one addition a line; unknown facts are left out.
+
+    >>> print(_text(Network([LayerShape("fc", 8, 8, 2)], 0, feeds={"fc": [""]})), end="")
+    {"batch_norm_channels": 0,
+    "layers": [
+    {"name": "fc", "macs": 8, "weights": 8, "inputs": 2, "kind": "conv"}
+    ],
+    "feeds": {
+    "fc": [""]
+    }}
+    """
+    facts = {
+        "batch_norm_channels": network.batch_norm_channels,
+        "layers": [_known(shape) for shape in network.layers],
+        "feeds": network.feeds,
+        "added": network.added,
+    }
+    parts = [f'"{key}": {_json(value)}' for key, value in facts.items() if value is not None]
+    return "{" + ",\n".join(parts) + "}\n"
 
 
-def _read(key: str, folders: Iterable[Path]) -> _Network | None:
-    path = next((path for folder in folders if (path := _path(key, folder)).is_file()), None)
-    return None if path is None else _parse(path)
+def _json(value: object) -> str:
+    """One item of a collection, one line."""
+    if isinstance(value, Mapping):
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(item)}" for key, item in value.items())
+        return f"{{\n{lines}\n}}"
+    if isinstance(value, Sequence):
+        lines = ",\n".join(json.dumps(item) for item in value)
+        return f"[\n{lines}\n]"
+    return json.dumps(value)
 
 
-def _parse(path: Path) -> _Network:
+def _known(shape: LayerShape) -> dict[str, Any]:
+    """What is written of a layer; most have no bias, and none is written then."""
+    return {
+        key: value
+        for key, value in vars(shape).items()
+        if value is not None and (key != "bias" or value)
+    }
+
+
+@lru_cache  # a report asks for the same few networks for every cell
+def _parse(path: Path, text: bytes) -> Network:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         if isinstance(content, list):
             content = {"layers": content}
-        layers = [LayerShape(**layer) for layer in content.pop("layers")]
-        return _Network(layers, **content)
+        layers = [_layer(layer) for layer in content.pop("layers")]
+        return Network(layers, **content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path}: not a list of layer shapes ({error}); delete the file to trace them again."
         ) from error
+
+
+def _layer(values: dict[str, Any]) -> LayerShape:
+    return LayerShape(**values | {key: tuple(values[key]) for key in PAIRS if key in values})
 
 
 def _word(value: object) -> str:

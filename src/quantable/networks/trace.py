@@ -4,7 +4,7 @@ The network keeps its training flags, hooks and buffers (batch-norm statistics);
 evaluation mode, on the device and in the dtype of the network's parameters.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantable.networks.layers import LayerShape
+from quantable.networks.layers import IMAGE, LayerShape, Network
 
 COUNTED = (nn.Conv2d, nn.Linear)  # MACs = output elements x weights that make one of them
 
@@ -62,9 +62,17 @@ NONLINEAR = (
     "Clamp", "Elu", "Gelu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "LogSoftmax",
     "Mish", "Prelu", "Relu", "Sigmoid", "Silu", "Softmax", "Softplus", "Tanh",
 )  # fmt: skip
+ADDITION = "AddBackward0"  # name of the autograd node of ``x + y``, in place or not
+HIDDEN = "torch::autograd::CopySlices"  # of any change in place to a view, which may be an addition
 
 PROBE_BATCH = 4
 PROBE_SEED = 0
+
+
+def trace(network: nn.Module, input_size: tuple[int, int, int]) -> Network:
+    """All that is known of ``network`` for one input (c, h, w): what a file of shapes keeps."""
+    feeds, added = feeds_and_additions(network, input_size)
+    return Network(layer_shapes(network, input_size), batch_norm_channels(network), feeds, added)
 
 
 def layer_shapes(network: nn.Module, input_size: tuple[int, int, int]) -> list[LayerShape]:
@@ -78,14 +86,15 @@ def layer_shapes(network: nn.Module, input_size: tuple[int, int, int]) -> list[L
     Raises NotImplementedError where the count would be wrong: a module with parameters and no rule,
     a counted layer that does not run, or a convolution or matrix product outside counted layers.
 
-    >>> layer_shapes(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, bias=False)), (3, 9, 9))
-    [LayerShape(name='0', macs=3456, weights=216, inputs=243, kind='conv', bias=0)]
+    >>> (layer,) = layer_shapes(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2)), (3, 9, 9))
+    >>> layer.macs, layer.weights, layer.inputs, layer.bias, layer.output
+    (3456, 216, 243, 8, (4, 4))
     """
     layers = counted_layers(network)
-    calls: dict[str, list[tuple[int, int]]] = {}  # name -> (output, input elements) of each call
+    calls: dict[str, list[tuple[torch.Size, int]]] = {}  # (output, input elements) of each call
 
     def note(name: str, args: tuple[Any, ...], out: Tensor) -> None:
-        calls.setdefault(name, []).append((out.numel(), args[0].numel()))
+        calls.setdefault(name, []).append((out.shape, args[0].numel()))
 
     with torch.no_grad(), _hooked(layers, note), _products_guarded(network, layers):
         _evaluate(network, _probe(network, input_size, batch=1))
@@ -196,9 +205,45 @@ def activations_behind(network: nn.Module, input_size: tuple[int, int, int]) -> 
         _evaluate(network, x.clone())  # cloned: a first layer in place may not change a leaf
     behind: dict[str, str] = {}
     for relu, output in outputs.items():  # in execution order: the first one stays
-        for name in _layers_before(output, owner):
+        for name in _layers_before(_read_by(output), owner, ends=NONLINEAR):
             behind.setdefault(name, relu)
     return behind
+
+
+def feeds_and_additions(
+    network: nn.Module, input_size: tuple[int, int, int]
+) -> tuple[dict[str, list[str]], list[list[str]] | None]:
+    """For each counted layer what feeds it, and for each addition what it adds; see `Network`.
+
+    A layer that runs several times has the feeders of all its runs, and may be one itself. Found by
+    walking the autograd graph back from each layer's input and from each addition: what comes
+    through an operation without a gradient is not seen.
+    """
+    owner: dict[Node, str] = {}
+    inputs: dict[str, list[Node | None]] = {}
+
+    def note(name: str, args: tuple[Any, ...], out: Tensor) -> None:
+        inputs.setdefault(name, []).append(args[0].grad_fn)
+        for node in _nodes_between(args[0].grad_fn, out.grad_fn):
+            owner[node] = name
+
+    with torch.enable_grad(), _hooked(counted_layers(network), note):
+        image = _probe(network, input_size, batch=1).requires_grad_().clone()
+        owner[cast(Node, image.grad_fn)] = IMAGE
+        output = _evaluate(network, image)
+    order = [IMAGE, *inputs]
+
+    def places(nodes: Iterable[Node | None]) -> list[int]:
+        return sorted({order.index(name) for name in _layers_before(nodes, owner)})
+
+    feeds = {name: [order[i] for i in places(nodes)] for name, nodes in inputs.items()}
+    nodes = _nodes_between(None, output.grad_fn) - owner.keys()
+    found = [(n.name(), places(_read_by(n))) for n in nodes if n.name() in (ADDITION, HIDDEN)]
+    joins = [(name, sources) for name, sources in found if len(sources) > 1]
+    if any(name == HIDDEN for name, _ in joins):
+        return feeds, None
+    added = sorted((sources for _, sources in joins), key=lambda sources: sources[::-1])
+    return feeds, [[order[i] for i in sources] for sources in added]
 
 
 def reached_channels(
@@ -281,20 +326,27 @@ def _channel_dim(module: nn.Module) -> int:
     return -1 if isinstance(module, nn.Linear) else 1
 
 
-def _layers_before(activation: Node | None, owner: Mapping[Node, str]) -> list[str]:
-    """Layers whose result reaches ``activation`` without meeting a layer or a nonlinearity."""
+def _read_by(node: Node | None) -> list[Node | None]:
+    """Nodes that made what ``node`` reads."""
+    return [] if node is None else [before for before, _ in node.next_functions]
+
+
+def _layers_before(
+    nodes: Iterable[Node | None], owner: Mapping[Node, str], ends: tuple[str, ...] = ()
+) -> list[str]:
+    """Layers whose result reaches ``nodes`` without meeting a layer or a node named in ``ends``."""
     found: list[str] = []
-    stack = [] if activation is None else [activation]
-    seen = set(stack)
+    stack = list(nodes)
+    seen: set[Node] = set()
     while stack:
-        for node, _ in stack.pop().next_functions:
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if node in owner:
-                found.append(owner[node])
-            elif not node.name().startswith(NONLINEAR):
-                stack.append(node)
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in owner:
+            found.append(owner[node])
+        elif not node.name().startswith(ends):
+            stack += _read_by(node)
     return found
 
 
@@ -319,18 +371,32 @@ def _check_all_ran(layers: Mapping[str, nn.Module], ran: Collection[str]) -> Non
             )
 
 
-def _shape(name: str, layer: nn.Module, runs: Sequence[tuple[int, int]]) -> LayerShape:
+def _shape(name: str, layer: nn.Module, runs: Sequence[tuple[torch.Size, int]]) -> LayerShape:
     weight = cast(Tensor, layer.weight)  # (c_out, c_in / groups, k_h, k_w) or (c_out, c_in)
     bias = cast(Tensor | None, layer.bias)
-    outputs = sum(out for out, _ in runs)
+    outputs = sum(out.numel() for out, _ in runs)
+    first, c_out = runs[0][0], weight.shape[0]
+    conv = layer if isinstance(layer, nn.Conv2d) else None
+    groups = conv.groups if conv else 1
     return LayerShape(
         name,
         macs=outputs * weight[0].numel(),
         weights=weight.numel(),
         inputs=sum(inputs for _, inputs in runs),
-        kind="conv" if isinstance(layer, nn.Conv2d) else "linear",
+        kind="conv" if conv else "linear",
         bias=0 if bias is None else bias.numel(),
+        c_in=weight.shape[1] * groups,
+        c_out=c_out,
+        groups=groups,
+        kernel=_pair(weight.shape[2:]) if conv else (1, 1),
+        stride=_pair(conv.stride) if conv else (1, 1),
+        output=_pair(first[-2:]) if conv else (1, first.numel() // c_out),
     )
+
+
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    h, w = sizes
+    return h, w
 
 
 def counted_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -371,12 +437,13 @@ def _probe(network: nn.Module, input_size: tuple[int, int, int], batch: int) -> 
     return torch.randn(batch, *input_size, generator=generator).to(parameter)
 
 
-def _evaluate(network: nn.Module, x: Tensor) -> None:
+def _evaluate(network: nn.Module, x: Tensor) -> Tensor:
     """One forward pass in evaluation mode; every module's training flag is put back."""
     flags = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        network(x)
+        output: Tensor = network(x)
+        return output
     finally:
         for module, training in flags.items():
             module.training = training

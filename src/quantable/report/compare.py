@@ -22,8 +22,9 @@ from quantable.base.errors import UserError
 from quantable.base.places import ROOT
 from quantable.columns import COLUMNS
 from quantable.report.escape import cell_text, each_string, markdown_text
-from quantable.report.model import MeasuredOut, Reporter
 from quantable.report.render import console, heading, markdown_table, measured_text, number, ruled
+from quantable.report.reporter import Reporter
+from quantable.report.schema import MeasuredOut
 from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell

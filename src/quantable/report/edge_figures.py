@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from quantable.columns import targets_kb
+from quantable.columns.edge import targets_kb
 from quantable.networks.layers import LayerShape
 from quantable.report.marks import Mark
-from quantable.report.model import Reporter
 from quantable.report.page import caption, page, protocol, whole
 from quantable.report.render import heading
+from quantable.report.reporter import Reporter
 from quantable.store.record import Epoch, Record
 
 # Series by the beginning of their rows' names, the longer first. Colours of Okabe and Ito.

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from typing import TypeVar
 
-from quantable.report.model import Report
+from quantable.report.schema import Report
 
 Nested = TypeVar("Nested")
 

@@ -25,13 +25,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from quantable.columns import Facts
+from quantable.columns.facts import Facts
 from quantable.report.edge_figures import memory_figure, sizes_figure
 from quantable.report.labels import place_labels
 from quantable.report.marks import MARKS, method_of_run
-from quantable.report.model import Reporter
 from quantable.report.page import SHADES, SMALL, STYLE, caption, page, protocol, settle, whole
 from quantable.report.render import heading
+from quantable.report.reporter import Reporter
 from quantable.report.selection import chosen_bits_figure, scores_figure, selection_figure
 from quantable.report.verdict import Measured
 from quantable.store.record import Phase, Record

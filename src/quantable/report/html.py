@@ -23,8 +23,9 @@ from quantable.report import svg
 from quantable.report.escape import shown, visible
 from quantable.report.index import Listed, Paper, listed, paper
 from quantable.report.marks import MARKS, SEARCH_MARKS, Mark, method_of_config, metric_of_config
-from quantable.report.model import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Reporter
 from quantable.report.render import heading, number, origin, reasons
+from quantable.report.reporter import Reporter
+from quantable.report.schema import ClaimLine, Entry, MeasuredOut, PublishedOut, Report
 from quantable.store.bits_file import network_name
 from quantable.store.record import Epoch, Phase, Record
 from quantable.tables.cells import Cell

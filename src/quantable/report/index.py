@@ -8,8 +8,9 @@ from typing import Any
 
 from quantable.base.places import ROOT
 from quantable.report.escape import markdown_text
-from quantable.report.model import MeasuredOut, Report, Reporter
 from quantable.report.render import markdown_table
+from quantable.report.reporter import Reporter
+from quantable.report.schema import MeasuredOut, Report
 from quantable.store.bits_file import network_name
 from quantable.tables.cells import Cell
 from quantable.tables.schema import BUDGETS

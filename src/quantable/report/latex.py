@@ -8,7 +8,6 @@ from textwrap import wrap
 
 from quantable.columns import COLUMNS
 from quantable.report.escape import latex_text, shown
-from quantable.report.model import Entry, MeasuredOut, PublishedOut, Report
 from quantable.report.render import (
     VECTORS,
     by_row,
@@ -18,6 +17,7 @@ from quantable.report.render import (
     vector_text,
     verdicts,
 )
+from quantable.report.schema import Entry, MeasuredOut, PublishedOut, Report
 
 ALONE = r"""% {id}, made by reproduce/report.py format=latex. Compile it alone with pdflatex,
 % or \input it into a document that loads booktabs, graphicx and siunitx (version 3).

@@ -9,7 +9,8 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from quantable.columns import COLUMNS
-from quantable.report.model import Entry, Reporter
+from quantable.report.reporter import Reporter
+from quantable.report.schema import Entry
 
 TEXT, REAL, WHOLE = pa.string(), pa.float64(), pa.int64()
 SCHEMA = pa.schema(

@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 
 from quantable.columns import COLUMNS
 from quantable.report.escape import cell_text, markdown_text, shown, visible
-from quantable.report.model import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
+from quantable.report.schema import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
 from quantable.report.verdict import COMPUTED
 
 COLOURS = {  # the first word that occurs decides, so that the worst verdict of a row shows
@@ -316,7 +316,7 @@ def comma_separated(report: Report) -> str:
 
 
 def as_json(report: Report) -> str:
-    """Write the whole report as one JSON document (schema: ``quantable.report.model.Report``)."""
+    """Write the whole report as one JSON document (schema: ``quantable.report.schema.Report``)."""
     written = report.model_dump_json(indent=1)
     # Also what JSON allows in strings but a terminal obeys; the document means the same.
     return re.sub(

@@ -19,9 +19,9 @@ from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 from quantable.columns import COLUMNS
 from quantable.report.labels import LEADER, place_labels
 from quantable.report.marks import MARKS, SEARCH_MARKS, Mark, method_of_run, metric_of_search
-from quantable.report.model import Reporter
 from quantable.report.page import SHADES, SMALL, caption, page, protocol, settle
 from quantable.report.render import heading
+from quantable.report.reporter import Reporter
 from quantable.report.verdict import Measured
 from quantable.store.record import Record, Scores
 from quantable.tables.schema import Chosen, Table

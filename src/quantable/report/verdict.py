@@ -6,7 +6,8 @@ from itertools import pairwise
 from math import copysign, inf, isclose, nan, sqrt
 from statistics import mean, stdev
 
-from quantable.tables.schema import Bound, Published, Tolerance
+from quantable.tables.claims import Bound
+from quantable.tables.schema import Published, Tolerance
 
 COMPUTED = "computed"  # the budget of a number that follows from shapes and bit-widths alone
 

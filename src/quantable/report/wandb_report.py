@@ -10,8 +10,9 @@ from typing import Any
 
 from quantable.base.errors import UserError
 from quantable.columns import COLUMNS
-from quantable.report.model import Report, Reporter
 from quantable.report.render import heading, markdown
+from quantable.report.reporter import Reporter
+from quantable.report.schema import Report
 from quantable.store.record import Record
 
 TITLE = 128  # characters that W&B allows

@@ -15,7 +15,7 @@ BEFORE_OWN = ("density", "total_density", "miscounted", "weight_kb", "act_kb")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Epoch(_Part):

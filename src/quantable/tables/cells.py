@@ -1,8 +1,8 @@
 """Cells: the runs a table stands for, each a complete config with its signature."""
 
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +12,8 @@ from quantable.config.composition import compose_run
 from quantable.config.signature import MACHINE, belongs, signature
 from quantable.config.widths import with_layers
 from quantable.cost.hardware import hardware_of
-from quantable.networks.layers import LayerShape
-from quantable.networks.shapes import PACKAGED, read_batch_norm_channels, read_shapes, shape_key
+from quantable.networks.layers import LayerShape, Network
+from quantable.networks.shapes import PACKAGED, read_network, shape_key
 from quantable.store.bits_file import BitsFile
 from quantable.store.record import Record
 from quantable.store.store import Store
@@ -56,6 +56,16 @@ class Cell:
         """Signatures of the runs that come before this one."""
         before = (self.search, self.config["start"], self.config["teacher"])
         return [name for name in before if name is not None]
+
+    def decided(self, record: Record, shapes: Sequence[LayerShape]) -> "Cell":
+        """The cell with the bit-widths that its search, which has this ``record``, chooses."""
+        assert self.budgets is not None, "only a cell that waits is decided"
+        assert self.layers is not None
+        plain = with_layers(dict(self.config), dict(self.layers))
+        file = choose(record, shapes, self.budgets, hardware_of(plain), plain)
+        config = with_layers(plain, {layer: list(pair) for layer, pair in file.layers.items()})
+        chosen = replace(self, config=config, bits=file, draft=self.signature)
+        return replace(chosen, search=None, budgets=None, layers=None)
 
     @property
     def command(self) -> str:
@@ -122,13 +132,9 @@ class Asked:
         record, shapes = self.find(search.signature, search.config), self.shapes(config)
         own = config["bits"]["layers"]
         waiting = with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
-        if record is None or shapes is None:
-            wait = {"search": search.signature, "budgets": run.chosen.budgets, "layers": own}
-            return Cell(table.id, name, seed, waiting, self.overrides, **wait)
-        file = choose(record, shapes, run.chosen.budgets, hardware_of(config), config)
-        config = with_layers(config, {layer: list(pair) for layer, pair in file.layers.items()})
-        draft = signature(waiting)
-        return Cell(table.id, name, seed, config, self.overrides, bits=file, draft=draft)
+        wait = {"search": search.signature, "budgets": run.chosen.budgets, "layers": own}
+        cell = Cell(table.id, name, seed, waiting, self.overrides, **wait)
+        return cell if record is None or shapes is None else cell.decided(record, shapes)
 
     def _config(self, words: tuple[str, ...]) -> dict[str, Any]:
         if words not in self._configs:  # seeds, and rows that a search tells apart, share one
@@ -141,15 +147,15 @@ class Asked:
         found = (store.find(signature, variant) for store in self.stores)
         return next((record for record in found if record is not None), None)
 
-    def shapes(self, config: Mapping[str, Any]) -> list[LayerShape] | None:
-        """Layer shapes of a config's network, packaged or traced by an earlier run."""
+    def network(self, config: Mapping[str, Any]) -> Network | None:
+        """What is known of a config's network, packaged or traced by an earlier run."""
         key = shape_key(config["model"], config["data"]["input_size"])
-        return read_shapes(key, [PACKAGED, *(store.shapes for store in self.stores)])
+        return read_network(key, [PACKAGED, *(store.shapes for store in self.stores)])
 
-    def batch_norm_channels(self, config: Mapping[str, Any]) -> int | None:
-        """Channels of all batch norms of a config's network, where its shapes are kept."""
-        key = shape_key(config["model"], config["data"]["input_size"])
-        return read_batch_norm_channels(key, [PACKAGED, *(store.shapes for store in self.stores)])
+    def shapes(self, config: Mapping[str, Any]) -> list[LayerShape] | None:
+        """Layer shapes of a config's network, where they are kept."""
+        network = self.network(config)
+        return None if network is None else network.layers
 
     def chosen_rows(self, table: Table) -> list[str]:
         """Rows the user asked for, in the table's order; an unknown one is an error."""

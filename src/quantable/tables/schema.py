@@ -11,13 +11,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from quantable.allocation.choice import COSTS
 from quantable.allocation.program import Policy, program_names
 from quantable.base.bits import MAX_BITS
 from quantable.base.errors import UserError, unknown
 from quantable.base.places import CONF
 from quantable.base.strict import Strict
-from quantable.columns import COLUMNS, SIZES
+from quantable.columns import COLUMNS
+from quantable.columns.edge import SIZES
+from quantable.cost.costs import COSTS
+from quantable.tables.claims import KINDS, Bound, Claim, Strictness
 from quantable.tables.families import expanded
 from quantable.tables.points import read_points
 
@@ -141,54 +143,6 @@ class Row(Strict):
         return [row for row in (self.start, self.teacher, by) if row is not None]
 
 
-class Bound(Strict):
-    """When a claim holds: closed bounds, and whether the rows must rise from each to the next.
-
-    ``t``: least paired t of a comparison seed by seed, mean over its standard error; the critical
-    value of a one-sided test with as many seeds as the table has.
-    """
-
-    min: float | None = None
-    max: float | None = None
-    rising: bool = False
-    t: float | None = Field(default=None, gt=0)
-
-
-class Claim(Strict):
-    """A sentence of the paper as a check over rows."""
-
-    text: str
-    source: str
-    value: float | None  # what the paper says, null where it gives no number
-    unit: str
-    # drop: the reference row minus this row; behind: the same for the best of ``others``;
-    # times: this row divided by the reference row; over: ``column`` divided by the column ``over``
-    kind: Literal["value", "largest", "drop", "behind", "times", "over"]
-    column: str
-    rows: tuple[str, ...]
-    reference: str | None = None
-    others: tuple[str, ...] = ()
-    over: str | None = None
-    # full: budgets paper and gpu; a claim without a bound for a scale is not shown at that scale
-    holds: dict[Literal["full", "cpu"], Bound] = Field(default_factory=dict)
-    report_only: str | None = None  # why the number is shown and not judged
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.kind in ("drop", "times")) != (self.reference is not None):
-            raise ValueError("kind: drop or times and reference go together")
-        if (self.kind == "behind") != bool(self.others):
-            raise ValueError("kind: behind and others go together")
-        if (self.kind == "over") != (self.over is not None):
-            raise ValueError("kind: over and over go together")
-        compared = self.kind in ("drop", "behind", "times", "over")
-        if not compared and any(bound.t is not None for bound in self.holds.values()):
-            raise ValueError("holds: t belongs to a comparison of rows")
-        if not self.holds and not self.report_only:
-            raise ValueError("give holds, or report_only with its reason")
-        return self
-
-
 class Table(Strict):
     """One table of a paper (``conf/table/<id>.yaml``)."""
 
@@ -205,7 +159,8 @@ class Table(Strict):
     points: str | None = None  # published points, a row each below the others: conf/points
     program: str | None = None  # published integer program: conf/program; its MACs are counted
     baseline: str | None = None  # the row whose run others are costed against, seed by seed
-    final_within_pp: dict[Literal["full", "cpu"], float] | None = None
+    # how far, at most, a row with phase: final lies below its reference on held-out images
+    final_within_pp: dict[Strictness, float] | None = None
     claims: dict[str, Claim] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -221,11 +176,8 @@ class Table(Strict):
             asked += [("row", name, rows) for name in others if name]
             asked += [("column", name, list(self.columns)) for name in row.published]
         for claim in self.claims.values():
-            asked += [("row", name, rows) for name in (*claim.rows, *claim.others)]
-            asked += [("row", claim.reference, rows)] if claim.reference else []
-            asked += [
-                ("column", name, list(COLUMNS)) for name in (claim.column, claim.over) if name
-            ]
+            asked += [("row", name, rows) for name in (*claim.rows, *claim.compared)]
+            asked += [("column", name, list(COLUMNS)) for name in claim.all_columns]
         for kind, name, known in asked:
             if name not in known:
                 raise unknown(kind, name, known, where)
@@ -255,15 +207,14 @@ class Table(Strict):
         """Name of the row whose run ``row`` shows."""
         return self.rows[row].cell or row
 
-    def scale(self, budget: str) -> Literal["full", "cpu"]:
-        """Which tolerances belong to a budget."""
+    def strictness(self, budget: str) -> Strictness:
+        """Which bounds belong to a budget."""
         return "full" if budget in ("paper", "gpu") else "cpu"
 
 
 BLOCKS: Mapping[str, type[BaseModel]] = {  # what the values of a mapping in the file are
     "rows": Row,
     "columns": Tolerance,
-    "claims": Claim,
     "published": Published,
     "holds": Bound,
 }
@@ -331,12 +282,14 @@ def _with_points(content: object, path: Path) -> object:
 
 def _worded(path: Path, fault: ErrorDetails) -> str:
     """Word one finding of pydantic: file, place, and the nearest right name for a wrong key."""
-    place = [str(part) for part in fault["loc"]]
+    place, kind = [str(part) for part in fault["loc"]], None
+    if place[:1] == ["claims"] and len(place) > 2:
+        kind = KINDS[place.pop(2)]  # pydantic puts it into the place, the file does not
     message = fault["msg"].removeprefix("Value error, ")
     if message.startswith("conf/"):
         return message
     if fault["type"] == "extra_forbidden":
-        block = BLOCKS.get(place[-3], Table) if len(place) > 2 else Table
+        block = BLOCKS.get(place[-3], kind or Table) if len(place) > 2 else Table
         if place[0] == "rows" and len(place) == 4:
             block = ROW_BLOCKS[place[2]]
         where = ": ".join([str(path), *[".".join(place[:-1])][: len(place) - 1]])

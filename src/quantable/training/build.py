@@ -21,14 +21,15 @@ from quantable.base.freed_memory import keep_freed_memory
 from quantable.config.numbers import own_numbers
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
+from quantable.networks.channels_last import to_channels_last
 from quantable.networks.layers import LayerShape
-from quantable.networks.shapes import PACKAGED, read_shapes, shape_key, write_shapes
-from quantable.networks.trace import batch_norm_channels, layer_shapes
+from quantable.networks.shapes import PACKAGED, read_network, shape_key, write_network
+from quantable.networks.trace import layer_shapes, trace
 from quantable.quantization.quantize import Quantize
 from quantable.store.bits_file import check_layers
 from quantable.store.record import cell_name
 from quantable.store.store import Store
-from quantable.training.classifier import Classifier, Stream
+from quantable.training.classifier import Classifier, Remaining
 from quantable.training.finished import final_weights, load_plain, load_quantizers
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no tips between our lines
@@ -63,7 +64,7 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     built = Built(images, part_of(config, "model.net"))
     net = built.net
     if config["recipe"]["channels_last"]:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(net)
     built.shapes = layer_shapes(net, built.input_size)
     _keep_shapes(config, built, store)
     if config["bits"]["file"] is not None:
@@ -172,7 +173,7 @@ def fit(trainer: pl.Trainer, module: Classifier, batches: TrainBatches) -> None:
         # Lightning 2.6 asks torch 2.13 for a name that is about to go; nothing a user can do.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # who starts us knows
-        trainer.fit(module, train_dataloaders=Stream(module, batches))
+        trainer.fit(module, train_dataloaders=Remaining(module, batches))
 
 
 def loading_of(config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -198,8 +199,8 @@ def _check_first_weights(config: Mapping[str, Any]) -> None:
 
 
 def _keep_shapes(config: dict[str, Any], built: Built, store: Store) -> None:
-    """Trace once: what plan and report need without torch."""
+    """Trace once, and again where an older file lacks facts: what plan and report need."""
     key = shape_key(config["model"], config["data"]["input_size"])
-    if read_shapes(key, [PACKAGED, store.shapes]) is None:
-        channels = batch_norm_channels(built.net)
-        write_shapes(key, built.shapes, store.shapes, batch_norm_channels=channels)
+    kept = read_network(key, [PACKAGED, store.shapes])
+    if kept is None or kept.feeds is None:
+        write_network(key, trace(built.net, built.input_size), store.shapes)

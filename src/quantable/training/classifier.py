@@ -183,7 +183,7 @@ if TYPE_CHECKING:  # a method may use what the face says, and mypy sees that it 
         return module
 
 
-class Stream:
+class Remaining:
     """Training batches of the module's current epoch, from its current batch on."""
 
     def __init__(self, module: Classifier, batches: TrainBatches) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from quantable.base.errors import UserError
 from quantable.config.targets import make
+from quantable.networks.channels_last import to_channels_last
 from quantable.quantization.channels import shrink_to
 from quantable.quantization.quantize import Quantize
 from quantable.store.record import Record
@@ -33,7 +34,7 @@ def load_network(record: Record, weights: Path) -> nn.Module:
         node["weights"] = None
     net: nn.Module = make(node)
     if config["recipe"]["channels_last"]:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(net)
     if config["quantizer"]["callback"] is not None:
         quantize: Quantize = make(config["quantizer"]["callback"])
         quantize.attach(net, config["data"]["input_size"])

@@ -1,0 +1,160 @@
+"""Table and records to one report: every number with its source, budget and verdict. No torch."""
+
+from collections.abc import Sequence
+
+from quantable.columns import COLUMNS
+from quantable.report.rows import Rows
+from quantable.report.schema import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
+from quantable.report.verdict import Measured, Verdict, at_most, holds, judge, paired_t
+from quantable.tables.claims import Bound, Claim
+from quantable.tables.schema import Published
+
+
+class Reporter(Rows):
+    """Judges what is known about a table's rows."""
+
+    def entry(self, name: str, column: str) -> Entry:
+        """Judge one row and column."""
+        row = self.table.rows[name]
+        measured = self.measured(name, column)
+        published = row.published.get(column)
+        verdict = judge(published, measured, self.table.columns[column], len(self.table.seeds))
+        facts = self.row_facts(name)
+        own = next((COLUMNS[column].reason(known) for known in facts.facts), None)
+        reason = verdict.reason or own
+        if measured is None:
+            reason = own or facts.missing or reason
+        elif facts.given:
+            reason = reason or "computed from the paper's bit-widths, not from a run"
+        if published is not None and published.confidence == "doubtful":
+            reason = f"{COLUMNS[column].title}: doubtful, {published.reason}"
+        elif measured is not None and row.sizes is not None:
+            reason = reason or "computed from the published sizes, not from bit-widths"
+        return Entry(
+            row=name,
+            label=row.label,
+            column=column,
+            unit=COLUMNS[column].unit,
+            published=_published(published) if published and published.counts else None,
+            hint=_published(published) if published and not published.counts else None,
+            measured=self._out(measured, name),
+            verdict=verdict.word,
+            reason=reason or (published.reason if published else None),
+        )
+
+    def _out(self, measured: Measured | None, *rows: str) -> MeasuredOut | None:
+        if measured is None:
+            return None
+        facts = [f for row in rows for f in self.row_facts(row).facts]
+        kept = dict.fromkeys(f.record.name for f in facts if f.record is not None)
+        return MeasuredOut(
+            mean=measured.mean,
+            std=measured.std,
+            n=measured.n,
+            budget=measured.budget,
+            data=measured.data,
+            records=list(kept) if measured.data else [],
+        )
+
+    def claim(self, name: str, claim: Claim) -> ClaimLine:
+        """Judge one claim over the mean values of its rows; the line names the row it rests on."""
+        known = {row: self.mean(row, claim.column) for row in claim.rows}
+        means = {row: mean for row, mean in known.items() if mean is not None}
+        shown = claim.shown(means) if means else claim.rows[-1]
+        measured = self.claimed(shown, claim) if means else None
+        reference = claim.reference_of(self)
+        bound = claim.holds.get(self.table.strictness(self.budget))
+        verdict = self._judged(claim, bound, list(means.values()), measured)
+        return ClaimLine(
+            claim=name,
+            text=claim.text,
+            source=claim.source,
+            kind=claim.kind,
+            row=shown,
+            column=claim.column,
+            reference=reference,
+            over=next(iter(claim.all_columns[1:]), None),
+            unit=claim.unit,
+            claimed=claim.value,
+            measured=self._out(measured, shown, *filter(None, [reference])),
+            bound=str(bound) if bound else None,
+            verdict=verdict.word,
+            reason=verdict.reason,
+        )
+
+    def _judged(
+        self, claim: Claim, bound: Bound | None, means: Sequence[float], measured: Measured | None
+    ) -> Verdict:
+        """Say whether a claim holds, or why nothing is said."""
+        if measured is None:
+            return Verdict("not judged", "not run")
+        if claim.report_only is not None:
+            return Verdict("not judged", claim.report_only)
+        if bound is None or self.budget == "smoke":
+            return Verdict("not judged", f"budget {self.budget} proves nothing")
+        good, reason = holds(means, measured.mean, bound), None
+        if bound.t is not None:
+            t = paired_t(measured.values)
+            good &= at_most(bound.t, t)
+            reason = f"paired t = {t:.2f}, {measured.n - 1} degrees of freedom"
+        word = "holds" if good else "does not hold"
+        if measured.data and measured.n < len(self.table.seeds):
+            reason = f"{measured.n} of {len(self.table.seeds)} seeds"
+            word = word if bound.t is None else "not judged"
+        return Verdict(word, reason)
+
+    def vector(self, name: str) -> Vector | None:
+        """Layer by layer, the bit-widths of a row's first seed; None where its inner layers agree.
+
+        Without a run they are those that are planned, or the paper's own.
+        """
+        known = [facts for facts in self.row_facts(name).facts if facts.bits is not None]
+        facts = next((f for f in known if f.record is not None), known[0] if known else None)
+        if facts is None or facts.bits is None:
+            return None
+        channels = facts.phase.channels if facts.phase is not None else None
+        widths = list(facts.bits.values())
+        if channels is None and len(set(widths[1:-1])) < 2:
+            return None
+        return Vector(
+            row=name,
+            label=self.table.rows[name].label,
+            seed=facts.record.seed if facts.record is not None else None,
+            layers=list(facts.bits),
+            bits=[(width.weight, width.act) for width in widths],
+            channels=None if channels is None else [channels.get(name) for name in facts.bits],
+        )
+
+    def report(self) -> Report:
+        """Build the whole report."""
+        rows = self.asked.chosen_rows(self.table)
+        strictness = self.table.strictness(self.budget)
+        vectors = [self.vector(row) for row in rows]
+        return Report(
+            table=self.table.id,
+            title=self.table.title,
+            paper=self.table.paper,
+            source=self.table.source,
+            budget=self.budget,
+            rows=[self.entry(row, column) for row in rows for column in self.table.columns],
+            claims=[
+                self.claim(name, claim)
+                for name, claim in self.table.claims.items()
+                if {*claim.rows, *claim.compared} <= set(rows)
+                and (strictness in claim.holds or claim.report_only)
+            ],
+            vectors=[vector for vector in vectors if vector is not None],
+            notes=list(self.table.notes),
+        )
+
+
+def _published(published: Published) -> PublishedOut | None:
+    if published.value is None:
+        return None
+    return PublishedOut(
+        value=published.value,
+        source=str(published.source),
+        confidence=str(published.confidence),
+        std=published.std,
+        n=published.n,
+    )

@@ -1,0 +1,42 @@
+"""What a run keeps of its network."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from quantable.networks.cifar import resnet8_cifar
+from quantable.networks.layers import IMAGE, LayerShape, Network
+from quantable.networks.shapes import read_network, shape_key, write_network
+from quantable.networks.trace import trace
+from quantable.store.store import Store
+from quantable.training.build import Built, _keep_shapes
+
+SIZE = (3, 32, 32)
+MODEL = {"name": "resnet8_cifar", "net": {"classes": 3}}
+KEY = shape_key(MODEL, SIZE)
+LAYERS = [LayerShape("conv1", 1, 1, 1)]
+
+
+def keep(net: nn.Module, store: Store) -> Network | None:
+    images: Any = SimpleNamespace(input_size=SIZE)
+    _keep_shapes({"model": MODEL, "data": {"input_size": SIZE}}, Built(images, net), store)
+    return read_network(KEY, [store.shapes])
+
+
+@pytest.mark.parametrize("old", [None, Network(LAYERS), Network(LAYERS, 8)])
+def test_all_that_is_known_is_kept_also_where_an_older_file_says_less(
+    tmp_path: Path, old: Network | None
+) -> None:
+    net, store = resnet8_cifar(3, 3, 0.5, "plain"), Store(tmp_path)
+    if old is not None:
+        write_network(KEY, old, store.shapes)
+    assert keep(net, store) == trace(net, SIZE)
+
+
+def test_a_file_that_says_all_is_left_alone(tmp_path: Path) -> None:
+    kept = Network(LAYERS, 8, {"conv1": [IMAGE]}, None)
+    write_network(KEY, kept, Store(tmp_path).shapes)
+    assert keep(resnet8_cifar(3, 3, 0.5, "plain"), Store(tmp_path)) == kept
