@@ -49,16 +49,15 @@ class Rows:
     def _variants(self) -> dict[str, Counter[str]]:
         """Count records by data set and variant, of rows that are what they are without a search.
 
-        All others begin with a search that is one of these rows.
+        All others begin with a search that is one of these rows. Rows that were not asked for are
+        left alone: what the user changes may not fit them.
         """
         known: dict[str, Counter[str]] = {}
-        for name in dict.fromkeys(map(self.table.cell_of, self.table.rows)):
-            if self.table.rows[name].chosen is None and self.table.rows[name].train:
-                for seed in self.seeds:
-                    cell = self.cell(name, self.budget, seed)
-                    words = [w for s in self.stores for w in s.variants(cell.signature)]
-                    if words:
-                        known.setdefault(cell.config["data"]["id"], Counter()).update(words)
+        for cell in replace(self.asked, budget=self.budget).cells(self.table):
+            if self.table.rows[cell.row].chosen is None:
+                words = [w for s in self.stores for w in s.variants(cell.signature)]
+                if words:
+                    known.setdefault(cell.config["data"]["id"], Counter()).update(words)
         return known
 
     def _largest_budget(self) -> str:
