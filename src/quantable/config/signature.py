@@ -15,7 +15,10 @@ MACHINE = (
 )
 
 
-NOT_SIGNED = (*MACHINE, "hardware", "data.title")
+LOOKS = ("quantizer.looks", "search.looks")  # of figures: no run and no record needs them
+
+
+NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title")
 
 
 # Keys that are left out where they are null: runs without them are older than the keys.
@@ -45,8 +48,8 @@ def belongs(key: str, names: Sequence[str]) -> bool:
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config`` as dotted keys without what belongs to one machine: what a record keeps."""
-    return {k: value for k, value in flat(signed_as(config)) if not belongs(k, MACHINE)}
+    """Return ``config`` as dotted keys without machine and looks: what a record keeps."""
+    return {k: value for k, value in flat(signed_as(config)) if not belongs(k, (*MACHINE, *LOOKS))}
 
 
 def signature(config: Mapping[str, Any]) -> str:

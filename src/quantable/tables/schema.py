@@ -18,6 +18,7 @@ from quantable.base.errors import UserError, unknown
 from quantable.base.places import CONF
 from quantable.base.strict import Strict
 from quantable.columns import COLUMNS, SIZES
+from quantable.config.schema import Looks
 from quantable.tables.families import expanded
 from quantable.tables.points import read_points
 
@@ -98,6 +99,7 @@ class Row(Strict):
     """One line: a run of its own (``overrides``), or a phase of another row's run (``cell``)."""
 
     label: str
+    series: str | None = None  # of the table's ``series``; without one the method's own looks
     overrides: tuple[str, ...] | None = None
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)  # after the table's own
     start: str | None = None  # the row whose final weights this one's run begins with
@@ -189,6 +191,16 @@ class Claim(Strict):
         return self
 
 
+class Figure(Strict):
+    """A figure: ``kind`` is a module of ``quantable.report.figures``, which says what these mean."""
+
+    kind: str
+    x: tuple[str, ...] = ()  # columns, a panel each
+    y: str = "top1_pct"  # a column
+    of: tuple[str, ...] = ()  # numbers of each epoch
+    base: str | None = None  # the row whose series others are compared with
+
+
 class Table(Strict):
     """One table of a paper (``conf/table/<id>.yaml``)."""
 
@@ -201,6 +213,10 @@ class Table(Strict):
     base: tuple[str, ...]
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)
     columns: dict[str, Tolerance | None]
+    series: dict[str, Looks] = Field(
+        default_factory=dict
+    )  # of rows that have no looks of their own
+    figures: dict[str, Figure] = Field(default_factory=dict)
     rows: dict[str, Row]
     points: str | None = None  # published points, a row each below the others: conf/points
     program: str | None = None  # published integer program: conf/program; its MACs are counted
@@ -220,6 +236,10 @@ class Table(Strict):
             others = (row.cell, row.reference, *row.needs)
             asked += [("row", name, rows) for name in others if name]
             asked += [("column", name, list(self.columns)) for name in row.published]
+            asked += [("series", row.series, list(self.series))] if row.series else []
+        for figure in self.figures.values():
+            asked += [("column", name, list(COLUMNS)) for name in (*figure.x, figure.y)]
+            asked += [("row", figure.base, rows)] if figure.base else []
         for claim in self.claims.values():
             asked += [("row", name, rows) for name in (*claim.rows, *claim.others)]
             asked += [("row", claim.reference, rows)] if claim.reference else []
@@ -264,6 +284,8 @@ BLOCKS: Mapping[str, type[BaseModel]] = {  # what the values of a mapping in the
     "rows": Row,
     "columns": Tolerance,
     "claims": Claim,
+    "series": Looks,
+    "figures": Figure,
     "published": Published,
     "holds": Bound,
 }
