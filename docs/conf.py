@@ -7,7 +7,7 @@ from sphinx.application import Sphinx
 
 from quantable.base.places import ROOT
 from quantable.report.escape import markdown_text
-from quantable.report.figures import write_figures
+from quantable.report.draw_paper import write_figures
 from quantable.report.index import papers
 from quantable.report.model import Reporter
 from quantable.store.store import Store

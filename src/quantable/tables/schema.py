@@ -192,7 +192,7 @@ class Claim(Strict):
 
 
 class Figure(Strict):
-    """A figure: ``kind`` is a module of ``quantable.report.figures``, which says what these mean."""
+    """A figure; ``kind`` is a module of ``quantable.report.figures``, which knows what it takes."""
 
     kind: str
     x: tuple[str, ...] = ()  # columns, a panel each
