@@ -28,7 +28,7 @@ from quantable.report.shapes import (
 )
 
 WIDTH, HEIGHT = 420, 280  # user units: one is one pixel where the chart has its own width
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 42
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 42
 MOST_POINTS = 80  # of a curve, which is as many as its width shows
 LETTER = 6.4  # width of a wide letter of a label
 SMALL_LETTER = 6.0
@@ -164,7 +164,7 @@ def colour_of(looks: Looks) -> str:
 
 def marker(looks: Looks, *, hollow: bool = False, small: bool = False) -> Markup:
     """Outline of a series' mark around (0, 0)."""
-    css = " hollow" * hollow + " small" * small
+    css = " hollow" * hollow + " tiny" * small
     return Markup('<path class="mark{}" style="--c:{}" d="{}"/>').format(
         css, colour_of(looks), MARKERS[looks.marker]
     )

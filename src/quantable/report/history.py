@@ -79,7 +79,7 @@ def run_label(reporter: Reporter, run: str) -> str:
     """Name of a run; where rows show its phases, what comes before the phase."""
     rows = reporter.table.rows
     phases = any(row.cell == run and row.cost_bits is None for row in rows.values())
-    return rows[run].label.rpartition(",")[0] or run if phases else rows[run].label
+    return (phases and rows[run].label.rpartition(",")[0]) or rows[run].label
 
 
 def mean_bits(bits: Mapping[str, tuple[int, int]]) -> float:

@@ -92,5 +92,6 @@ def _common(boxes: Boxes, others: Boxes) -> Boxes:
 def _met(lines: Boxes, boxes: Boxes) -> NDArray[np.bool_]:
     """Which lines, (n, steps, 2), meet which boxes: (n, boxes)."""
     at, box = lines[:, None], boxes[None, :, None]  # (n, boxes, steps, ...)
-    met: NDArray[np.bool_] = ((at > box[..., :2]) & (at < box[..., 2:])).all(axis=3).any(axis=2)
+    inside = np.logical_and(at > box[..., :2], at < box[..., 2:])
+    met: NDArray[np.bool_] = np.any(np.all(inside, axis=3), axis=2)
     return met

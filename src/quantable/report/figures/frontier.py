@@ -64,24 +64,24 @@ def describe(
         name,
         Plot(
             title[0].upper() + title[1:],
-            said_below(panels),
+            said_below(panels, hulls=join is not None),
             panels,
             records_behind(reporter, asked.y),
         ),
     )
 
 
-def said_below(panels: Sequence[Panel]) -> str:
+def said_below(panels: Sequence[Panel], *, hulls: bool = False) -> str:
     """What a reader must know of the marks that are there."""
     series = [one for panel in panels for one in panel.series]
     points = [point for one in series for point in one.points]
-    words = ["Up and to the left is better."]
+    words = ["Up and to the left is better."] + ["Lines: convex hulls."] * hulls
     if any(panel.best for panel in panels):
         words.append("Dashed steps join what nothing beats.")
     if any(one.small for one in series):
         words.append("Small marks: published.")
     if any(point.hollow for point in points):
-        words.append("Hollow: no basis for a verdict.")
+        words.append("Hollow: doubtful or not seen in print, in no line.")
     if any(point.y_std for point in points):
         words.append("Bars: standard deviation over seeds.")
     if any(one.aside for one in series):

@@ -49,7 +49,7 @@ def grid(record: Record, title: str, labels: Mapping[int, str]) -> Grid | str:
         parts["output channels"] = [phase.channels or {} for phase in record.phases]
     names = [labels.get(phase.index, f"phase {phase.index}") for phase in record.phases]
     epochs = [_epochs(phase) for phase in record.phases]
-    groups = []
+    groups: list[Group] = []
     for part, values in parts.items():
         words = [f"{own}: {when}" for own, when in zip(names, epochs, strict=True)]
         if groups:

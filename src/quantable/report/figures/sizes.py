@@ -72,16 +72,19 @@ def _penalties(
     epochs: Sequence[Epoch], targets: tuple[float, float], strength: float
 ) -> list[Place]:
     """Penalty of each epoch's last sizes; at fixed bits and in fine-tuning it is in no loss."""
-    names = ("weight_kb", "act_kb")
     return [
         (
             epoch.epoch + 1.0,
             strength
             * sum(
-                # what rounding leaves of a size at its target is no excess
-                round(max((epoch.number(name) or 0.0) - most, 0), 6) ** 2
-                for name, most in zip(names, targets, strict=True)
+                _excess(epoch.number(name) or 0.0, most) ** 2
+                for name, most in zip(("weight_kb", "act_kb"), targets, strict=True)
             ),
         )
         for epoch in epochs
     ]
+
+
+def _excess(size: float, most: float) -> float:
+    """What is above the target; the rounding of a sum in single precision is not."""
+    return size - most if size > most * (1 + 1e-6) else 0.0

@@ -215,12 +215,12 @@ class _Behind:
                     one["source"] = f"{self.table.id}, row {row}, seed {seed}"
                 found.append(one)
             rows[slug(f"{self.table.id}--{row}")] = found
-        found = {
+        histories = {
             record.name: history(record, declared(self.reporter, run))
             for (run, _), record in self.records.items()
             if record is not None
         }
-        return script({"layers": list(layers), "rows": rows, "runs": found})
+        return script({"layers": list(layers), "rows": rows, "runs": histories})
 
 
 def figures(reporter: Reporter) -> Iterable[Figure]:
