@@ -291,13 +291,19 @@ def _covered(axes: Axes) -> list[Bbox]:
     """Pixels that marks, lines and error bars cover, in small boxes."""
     boxes = []
     for line in axes.lines:
-        corners = line.get_transform().transform(line.get_xydata())
+        places = line.get_xydata()
+        if line.get_drawstyle() == "steps-post":
+            between = np.column_stack([places[1:, 0], places[:-1, 1]])
+            steps = np.empty((2 * len(places) - 1, 2))
+            steps[::2], steps[1::2] = places, between
+            places = steps
+        corners = line.get_transform().transform(places)
         if line.get_marker() not in (None, "None", ""):
             boxes += [Bbox([at, at]).padded(6) for at in corners]
         if line.get_linestyle() != "None":
             for ends in pairwise(corners):
-                steps = int(np.hypot(*np.subtract(*ends)) / 8) + 2
-                boxes += [Bbox([at, at]).padded(3) for at in np.linspace(*ends, steps)]
+                count = int(np.hypot(*np.subtract(*ends)) / 8) + 2
+                boxes += [Bbox([at, at]).padded(3) for at in np.linspace(*ends, count)]
     for bars in axes.collections:
         for path in bars.get_paths():
             boxes.append(Bbox(bars.get_transform().transform(path.vertices)).padded(3))

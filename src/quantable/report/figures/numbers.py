@@ -48,7 +48,7 @@ def heat_map(record: Record, number: str, about: Heading, title: str) -> Grid:
     rows = {name: [(e.by_layer(number) or {}).get(name) for e in record.history] for name in order}
     begun = record.phases[:1] + changes(record)
     words = {phase.first_epoch: f"{mean_bits(phase.bits):.2f} bit" for phase in begun}
-    note = f"Seed {record.seed}; dashed where bit-widths change, above the mean of each phase."
+    note = "Dashed where bit-widths change; above, the mean of each phase. The first seed's."
     group = Group(about.words, rows)
     epochs = len(record.history)
     return Grid(title, note, [group], epochs, "epoch", about.words, words, records=[record])

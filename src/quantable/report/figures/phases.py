@@ -56,7 +56,7 @@ def grid(record: Record, title: str, labels: Mapping[int, str]) -> Grid | str:
             words = [f"{own}, {part}" for own in names]
         rows = ([own.get(layer) for layer in layers] for own in values)
         groups.append(Group(part, dict(zip(words, rows, strict=True))))
-    note = f"Layers in execution order, seed {record.seed}."
+    note = "Layers in execution order; the first seed's."
     return Grid(title, note, groups, layers, "layer, in execution order", records=[record])
 
 

@@ -31,5 +31,5 @@ def bars(record: Record, scores: Scores, looks: Looks) -> Bars:
         words = f"loss at {low} bit (weight/activation) against {high}"
     axis = words if scores.unit == "1" else f"{words} [{scores.unit}]"
     found = {" + ".join(item.layers): item.loss[low] for item in scores.items}
-    note = f"Items in execution order, seed {record.seed}."
+    note = "Items in execution order; the first seed's."
     return Bars(f"Scores: {looks.short}", note, found, axis, looks, [record])
