@@ -14,9 +14,7 @@ MACHINE = (
     *("bits.file", "search.rule.workers"),  # the content of a bits file becomes bits.layers
 )
 
-
 LOOKS = ("quantizer.looks", "search.looks")  # of figures: no run and no record needs them
-
 
 NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title")
 

@@ -48,7 +48,7 @@ MARKERS = {  # outlines around (0, 0), by matplotlib's letters
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _Range:
     """A range of values on a range of pixels."""
 
     low: float
@@ -122,7 +122,7 @@ def _text(words: object, x: float, y: float, css: str = "", anchor: str = "middl
     )
 
 
-def _frame(x: _Axis, y: _Axis, x_name: str, y_name: str) -> Markup:
+def _frame(x: _Range, y: _Range, x_name: str, y_name: str) -> Markup:
     """Axes with ticks, thin lines across at the ticks of y, and the names."""
     parts = []
     for tick in y.ticks:
@@ -207,8 +207,8 @@ def _panel(panel: Panel, name: str) -> Markup:
     across = [p.x for p in points] + [x for x, _ in lines] + list(panel.changes)
     up = [p.y + side * p.y_std for p in points for side in (-1, 1)] + [y for _, y in lines]
     up += [level.y for level in panel.levels]
-    x = _scale_of(panel.x, across, LEFT, right, tight=not points)
-    y = _scale_of(panel.y, up, HEIGHT - BOTTOM, TOP)
+    x = _range_of(panel.x, across, LEFT, right, tight=not points)
+    y = _range_of(panel.y, up, HEIGHT - BOTTOM, TOP)
     parts = [_frame(x, y, *(axis.name + ", logarithmic" * axis.log for axis in (panel.x, panel.y)))]
     parts += [_level(level, x, y) for level in panel.levels]
     for at in panel.changes:
@@ -240,21 +240,21 @@ def _panel(panel: Panel, name: str) -> Markup:
 SIDEWAYS = 4  # between the marks of two series
 
 
-def _scale_of(
+def _range_of(
     axis: Axis, values: Sequence[float], start: float, end: float, *, tight: bool = False
-) -> _Axis:
+) -> _Range:
     if tight:
         low = min(values)
-        return _Axis(low, max(*values, low + 1), start, end, axis.log)
+        return _Range(low, max(*values, low + 1), start, end, axis.log)
     low, high = _around(values, log=axis.log)
-    return _Axis(0 if axis.from_zero else low, high, start, end, axis.log)
+    return _Range(0 if axis.from_zero else low, high, start, end, axis.log)
 
 
 def _short(level: Level) -> str:
     return _cut(level.label, 21)
 
 
-def _level(level: Level, x: _Axis, y: _Axis) -> Markup:
+def _level(level: Level, x: _Range, y: _Range) -> Markup:
     """A line across with its words beside it."""
     at = y.at(level.y)
     return Markup(
@@ -270,7 +270,7 @@ def _level(level: Level, x: _Axis, y: _Axis) -> Markup:
     )
 
 
-def _line(one: Series, aside: float, x: _Axis, y: _Axis) -> Markup:
+def _line(one: Series, aside: float, x: _Range, y: _Range) -> Markup:
     step = -(-len(one.line) // MOST_POINTS)
     kept = [p for i, p in enumerate(one.line) if i % step == 0 or i == len(one.line) - 1]
     places = " ".join(f"{x.at(px) + aside:.1f},{y.at(py):.1f}" for px, py in kept)
@@ -284,7 +284,7 @@ def _line(one: Series, aside: float, x: _Axis, y: _Axis) -> Markup:
 
 
 def _mark(
-    point: Point, one: Series, at: tuple[float, float], x: _Axis, y: _Axis, *, first: bool
+    point: Point, one: Series, at: tuple[float, float], x: _Range, y: _Range, *, first: bool
 ) -> Markup:
     bars = Markup("")
     if point.y_std:
@@ -312,7 +312,7 @@ Box = tuple[float, float, float, float]
 
 
 def _labels(
-    points: Sequence[Point], lines: Sequence[Sequence[Place]], x: _Axis, y: _Axis
+    points: Sequence[Point], lines: Sequence[Sequence[Place]], x: _Range, y: _Range
 ) -> Markup:
     """Names beside the points where they cover neither a point, a line nor another name."""
     taken: list[Box] = [_box(x.at(p.x), y.at(p.y), 6, 6) for p in points]
@@ -340,7 +340,7 @@ def _labels(
     return Markup('<g aria-hidden="true">{}</g>').format(Markup("").join(parts))
 
 
-def _along(line: Sequence[Place], x: _Axis, y: _Axis) -> Iterator[Place]:
+def _along(line: Sequence[Place], x: _Range, y: _Range) -> Iterator[Place]:
     """Places on the page that a line passes, each a few pixels from the one before."""
     ends = [(x.at(a), y.at(b)) for a, b in line]
     for (left, low), (right, high) in pairwise(ends):
@@ -366,7 +366,7 @@ def _line_ends(panel: Panel) -> list[str]:
     return named if len(named) <= MOST_ENDS else []
 
 
-def _ends(series: Sequence[Series], x: _Axis, y: _Axis) -> Markup:
+def _ends(series: Sequence[Series], x: _Range, y: _Range) -> Markup:
     """Names at the ends of lines, moved apart, each with its mark."""
     ends = sorted(((y.at(one.line[-1][1]), one) for one in series), key=lambda end: end[0])
     places: list[float] = []
@@ -475,7 +475,7 @@ def _heat(group: Group, changes: Mapping[int, str], name: str, x_name: str) -> M
         if 1 <= tick <= epochs and tick.is_integer():
             parts.append(_text(f"{tick:g}", left + (tick - 0.5) * cell, bottom + 14, "num small"))
     parts.append(_text(x_name, (left + right) / 2, bottom + 30, "name"))
-    parts.append(_scale(min(known), max(known), right + 16, top))
+    parts.append(_shade_key(min(known), max(known), right + 16, top))
     height = max(bottom + 36, top + SHADES * 12 + 8)
     return _svg(Markup("").join(parts), name, right + 66, height, "chart grid")
 
@@ -506,7 +506,7 @@ def _shades(
     )
 
 
-def _scale(low: float, high: float, x: float, top: float) -> Markup:
+def _shade_key(low: float, high: float, x: float, top: float) -> Markup:
     squares = [
         Markup('<rect class="d{}" x="{:.1f}" y="{}" width="12" height="12"/>').format(
             step, x, top + (SHADES - 1 - step) * 12
@@ -535,7 +535,7 @@ def _(shape: Bars) -> list[Markup]:
     """A line for each name, from zero to its value."""
     left, top = 8 + max(len(name) for name in shape.bars) * SMALL_LETTER, 6
     values = [*shape.bars.values(), 0.0]
-    x = _Axis(min(values), max(values), left, left + 320)
+    x = _Range(min(values), max(values), left, left + 320)
     bottom = top + len(shape.bars) * HIGH
     parts = []
     for i, (name, value) in enumerate(shape.bars.items()):

@@ -50,7 +50,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Drawn:
     """Charts with their caption; a wide one ``scrolls`` in its own box."""
 
     title: str
@@ -72,7 +72,7 @@ class Section:
     lines: Sequence[Line]
     keys: Sequence[tuple[str, Markup]]  # how methods look
     claims: Sequence[Said]
-    figures: Sequence[Figure]
+    figures: Sequence[Drawn]
     protocol: Sequence[tuple[str, str]]
     notes: Sequence[str]
     data: Markup
@@ -223,9 +223,9 @@ class _Behind:
         return script({"layers": list(layers), "rows": rows, "runs": histories})
 
 
-def figures(reporter: Reporter) -> Iterable[Figure]:
+def figures(reporter: Reporter) -> Iterable[Drawn]:
     """The table's figures; of many that one entry stands for, the first."""
-    counts: dict[str, list[Figure]] = {}
+    counts: dict[str, list[Drawn]] = {}
     for name, _, shape in described(reporter):
         if not isinstance(shape, str):
             counts.setdefault(name, []).append(_figure(shape))
@@ -238,9 +238,9 @@ def figures(reporter: Reporter) -> Iterable[Figure]:
                 yield figure
 
 
-def _figure(shape: Shape) -> Figure:
+def _figure(shape: Shape) -> Drawn:
     keys: list[tuple[str, Markup]] = []
     if isinstance(shape, Plot):
         keys = [(name, draw_page.swatch(one.looks)) for name, one in shape.keys.items()]
     scrolls = isinstance(shape, Grid | Bars)
-    return Figure(shape.title, draw_page.charts(shape), shape.note, scrolls, keys)
+    return Drawn(shape.title, draw_page.charts(shape), shape.note, scrolls, keys)
