@@ -15,12 +15,13 @@ from hand_records import LAYERS, claim, hand_table, keep, record_of, reporter
 
 from quantable.base.places import ROOT
 from quantable.config.schema import Looks
-from quantable.report import draw_page
+from quantable.report.draw_page import charts
 from quantable.report.html.data import MOST_EPOCHS
 from quantable.report.html.pages import write_html
 from quantable.report.index import coverage, listed, paper
 from quantable.report.model import Reporter
 from quantable.report.shapes import Axis, Grid, Group, Level, Panel, Plot, Point, Series
+from quantable.report.svg import LETTER, SMALL_LETTER
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table
@@ -369,7 +370,7 @@ LOOKS = Looks(short="one", colour="#0072B2", marker="s")
 
 def chart_of(points: list[Point], *levels: Level) -> str:
     panel = Panel(Axis("cost"), Axis("accuracy"), [Series("one", LOOKS, points)], levels)
-    (chart,) = draw_page.charts(Plot("all", "", [panel]))
+    (chart,) = charts(Plot("all", "", [panel]))
     return str(chart)
 
 
@@ -382,7 +383,7 @@ def test_names_in_a_figure_cover_no_point_and_no_other_name() -> None:
     boxes = [
         (float(t[1]) - half, float(t[3]) - 11, float(t[1]) + half, float(t[3]) + 2)
         for t in texts
-        for half in [len("point 1") * draw_page.LETTER / 2]
+        for half in [len("point 1") * LETTER / 2]
     ]
     assert boxes
     for i, one in enumerate(boxes):
@@ -406,10 +407,10 @@ def test_a_level_has_its_words_beside_the_axes_and_leaves_the_scale_of_x_alone()
 def test_numbers_on_an_axis_do_not_run_into_each_other() -> None:
     points = [Point("", "", x, 60) for x in (22, 100, 6400)]
     panel = Panel(Axis("cost", log=True), Axis("accuracy"), [Series("one", LOOKS, points)])
-    (chart,) = draw_page.charts(Plot("all", "", [panel]))
+    (chart,) = charts(Plot("all", "", [panel]))
     texts = [part.split('"') for part in str(chart).split("<text ")[1:]]
     below = [
-        (float(t[1]), len(t[8].strip(">").split("<")[0]) * draw_page.SMALL_LETTER / 2)
+        (float(t[1]), len(t[8].strip(">").split("<")[0]) * SMALL_LETTER / 2)
         for t in texts
         if t[7] == "num" and t[5] == "middle"
     ]
@@ -420,7 +421,7 @@ def test_numbers_on_an_axis_do_not_run_into_each_other() -> None:
 def test_a_heat_map_joins_epochs_of_one_shade() -> None:
     group = Group("densities", {"a": [0.1, 0.1, 0.9], "b": [None, 0.5, 0.5]})
     grid = Grid("densities", "", [group], 3, "epoch", changes={0: "16 bit"})
-    (drawn,) = map(str, draw_page.charts(grid))
+    (drawn,) = map(str, charts(grid))
     areas = drawn.split('<path class="d')[1:]
     assert [area[0] for area in areas] == ["0", "4", "8"]
     assert sum(area.count("M") for area in areas) == 3
@@ -429,7 +430,7 @@ def test_a_heat_map_joins_epochs_of_one_shade() -> None:
 def test_words_in_a_chart_are_text() -> None:
     group = Group("bits", {HOSTILE[0]: [4, 8]})
     grid = Grid(HOSTILE[2], "", [group], [HOSTILE[1], "fc"], "layer")
-    (drawn,) = map(str, draw_page.charts(grid))
+    (drawn,) = map(str, charts(grid))
     assert "<script" not in drawn
     assert "<img" not in drawn
     assert "<b>" not in drawn

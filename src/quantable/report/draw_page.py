@@ -1,18 +1,12 @@
-"""Figures as inline SVG for a page, drawn from their descriptions. No matplotlib, no torch.
+"""Figures as inline SVG for a page, drawn from their descriptions. No matplotlib, no torch."""
 
-Every word is escaped. Colours are the series' own looks, handed to the page's style sheet
-as ``--c``; the sheet lightens them on a dark page. A ``title`` inside a mark is its hover text.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import singledispatch
 from itertools import groupby, pairwise
-from math import ceil, floor, hypot, isfinite, log10
+from math import hypot
 
 from markupsafe import Markup
 
-from quantable.config.schema import Looks
 from quantable.report.shapes import (
     Axis,
     Bars,
@@ -26,156 +20,23 @@ from quantable.report.shapes import (
     Series,
     Shape,
 )
+from quantable.report.svg import (
+    LETTER,
+    SMALL_LETTER,
+    Range,
+    around,
+    colour_of,
+    frame,
+    marker,
+    round_steps,
+    svg,
+    text,
+)
 
 WIDTH, HEIGHT = 420, 280  # user units: one is one pixel where the chart has its own width
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 42
 MOST_POINTS = 80  # of a curve, which is as many as its width shows
-LETTER = 6.4  # width of a wide letter of a label
-SMALL_LETTER = 6.0
 SHADES = 9  # steps of a heat map
-MARKERS = {  # outlines around (0, 0), by matplotlib's letters
-    "o": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0z",
-    "s": "M-4-4h8v8h-8z",
-    "^": "M0-5.2L5 4h-10z",
-    "v": "M0 5.2L5-4h-10z",
-    ">": "M5.2 0L-4 5v-10z",
-    "<": "M-5.2 0L4 5v-10z",
-    "D": "M0-5.5L5.5 0L0 5.5L-5.5 0z",
-    "P": "M-1.8-5h3.6v3.2h3.2v3.6h-3.2v3.2h-3.6v-3.2h-3.2v-3.6h3.2z",
-    "X": "M-5-3L-3-5L0-2L3-5L5-3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0z",
-    "*": "M0-6L1.6-1.9L5.8-1.9L2.4.8L3.6 5L0 2.5L-3.6 5L-2.4.8L-5.8-1.9L-1.6-1.9z",
-}
-
-
-@dataclass(frozen=True)
-class _Range:
-    """A range of values on a range of pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def at(self, value: float) -> float:
-        """Place of a value."""
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        share = (self._scaled(value) - low) / ((high - low) or 1)
-        return self.start + share * (self.end - self.start)
-
-    def _scaled(self, value: float) -> float:
-        return log10(value) if self.log else value
-
-    @property
-    def ticks(self) -> list[float]:
-        """Round values within the range, some five of them."""
-        if self.log:
-            found = _decades(self.low, self.high)
-            if len(found) > 2:
-                return found
-        return _round_steps(self.low, self.high)
-
-
-def _decades(low: float, high: float) -> list[float]:
-    """Round values on a logarithmic axis.
-
-    >>> _decades(0.5, 30)
-    [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
-    """
-    powers = range(floor(log10(low)), ceil(log10(high)) + 1)
-    wide = log10(high / low) > 2.5
-    values = [
-        float(f"{base}e{power}") for power in powers for base in ((1,) if wide else (1, 2, 5))
-    ]
-    return [value for value in values if low <= value <= high]
-
-
-def _round_steps(low: float, high: float) -> list[float]:
-    """Multiples of a round step.
-
-    >>> _round_steps(0.1, 0.92)
-    [0.2, 0.4, 0.6, 0.8]
-    """
-    rough = (high - low) / 5
-    power = 10.0 ** floor(log10(rough))
-    step = next(power * base for base in (1, 2, 5, 10) if power * base >= rough * 0.8)
-    first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
-    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
-
-
-def _around(
-    values: Iterable[float], *, share: float = 0.06, log: bool = False
-) -> tuple[float, float]:
-    """Range of the values with a margin."""
-    kept = [value for value in values if isfinite(value)] or [0.0, 1.0]
-    low, high = min(kept), max(kept)
-    if log:
-        factor = max((high / low) ** share, 1.15)
-        return low / factor, high * factor
-    margin = (high - low) * share or abs(high) * 0.05 or 1.0
-    return low - margin, high + margin
-
-
-def _text(words: object, x: float, y: float, css: str = "", anchor: str = "middle") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(
-        x, y, anchor, css, words
-    )
-
-
-def _frame(x: _Range, y: _Range, x_name: str, y_name: str) -> Markup:
-    """Axes with ticks, thin lines across at the ticks of y, and the names."""
-    parts = []
-    for tick in y.ticks:
-        at = y.at(tick)
-        parts.append(
-            Markup('<path class="rule" d="M{:g} {:.1f}H{:g}"/>').format(x.start, at, x.end)
-        )
-        parts.append(_text(f"{tick:g}", x.start - 6, at + 4, "num", "end"))
-    free = -1e9  # where the next number may begin
-    for tick in x.ticks:
-        at, half = x.at(tick), len(f"{tick:g}") * SMALL_LETTER / 2
-        parts.append(Markup('<path class="axis" d="M{:.1f} {:g}v4"/>').format(at, y.start))
-        if at - half > free:
-            parts.append(_text(f"{tick:g}", at, y.start + 17, "num"))
-            free = at + half + 4
-    parts.append(Markup('<path class="axis" d="M{:g} {:g}H{:g}"/>').format(x.start, y.start, x.end))
-    parts.append(_text(x_name, (x.start + x.end) / 2, y.start + 36, "name"))
-    middle = (y.start + y.end) / 2
-    parts.append(
-        Markup(
-            '<text class="name" text-anchor="middle" transform="translate(13 {:.1f}) rotate(-90)"'
-            ">{}</text>"
-        ).format(middle, y_name)
-    )
-    return Markup("").join(parts)
-
-
-def _svg(inside: Markup, name: str, width: float, height: float, css: str) -> Markup:
-    return Markup(
-        '<svg class="{}" viewBox="0 0 {:g} {:g}" width="{:g}" height="{:g}" role="group" '
-        'aria-label="{}">{}</svg>'
-    ).format(css, width, height, width, height, name, inside)
-
-
-def colour_of(looks: Looks) -> str:
-    """Colour for the style sheet: black and white follow the page's ink and ground."""
-    return {"#000000": "var(--ink)", "#FFFFFF": "var(--paper)"}.get(looks.colour, looks.colour)
-
-
-def marker(looks: Looks, *, hollow: bool = False, small: bool = False) -> Markup:
-    """Outline of a series' mark around (0, 0)."""
-    css = " hollow" * hollow + " tiny" * small
-    return Markup('<path class="mark{}" style="--c:{}" d="{}"/>').format(
-        css, colour_of(looks), MARKERS[looks.marker]
-    )
-
-
-def swatch(looks: Looks) -> Markup:
-    """A series' mark as a picture between words."""
-    return Markup(
-        '<svg class="swatch" viewBox="-7 -7 14 14" width="11" height="11" aria-hidden="true">'
-        "{}</svg>"
-    ).format(marker(looks))
 
 
 @singledispatch
@@ -209,7 +70,7 @@ def _panel(panel: Panel, name: str) -> Markup:
     up += [level.y for level in panel.levels]
     x = _range_of(panel.x, across, LEFT, right, tight=not points)
     y = _range_of(panel.y, up, HEIGHT - BOTTOM, TOP)
-    parts = [_frame(x, y, *(axis.name + ", logarithmic" * axis.log for axis in (panel.x, panel.y)))]
+    parts = [frame(x, y, *(axis.name + ", logarithmic" * axis.log for axis in (panel.x, panel.y)))]
     parts += [_level(level, x, y) for level in panel.levels]
     for at in panel.changes:
         line = Markup('<path class="change" d="M{:.1f} {:g}V{:g}"/>')
@@ -234,7 +95,7 @@ def _panel(panel: Panel, name: str) -> Markup:
         parts.append(_labels(points, drawn, x, y))
     if ends:
         parts.append(_ends([one for one in panel.series if not one.dashed], x, y))
-    return _svg(Markup("").join(parts), name, WIDTH, HEIGHT, "chart points" if points else "chart")
+    return svg(Markup("").join(parts), name, WIDTH, HEIGHT, "chart points" if points else "chart")
 
 
 SIDEWAYS = 4  # between the marks of two series
@@ -242,19 +103,19 @@ SIDEWAYS = 4  # between the marks of two series
 
 def _range_of(
     axis: Axis, values: Sequence[float], start: float, end: float, *, tight: bool = False
-) -> _Range:
+) -> Range:
     if tight:
         low = min(values)
-        return _Range(low, max(*values, low + 1), start, end, axis.log)
-    low, high = _around(values, log=axis.log)
-    return _Range(0 if axis.from_zero else low, high, start, end, axis.log)
+        return Range(low, max(*values, low + 1), start, end, axis.log)
+    low, high = around(values, log=axis.log)
+    return Range(0 if axis.from_zero else low, high, start, end, axis.log)
 
 
 def _short(level: Level) -> str:
     return _cut(level.label, 21)
 
 
-def _level(level: Level, x: _Range, y: _Range) -> Markup:
+def _level(level: Level, x: Range, y: Range) -> Markup:
     """A line across with its words beside it."""
     at = y.at(level.y)
     return Markup(
@@ -266,11 +127,11 @@ def _level(level: Level, x: _Range, y: _Range) -> Markup:
         x.start,
         at,
         x.end,
-        _text(_short(level), x.end + 4, at + 4, "label", "start"),
+        text(_short(level), x.end + 4, at + 4, "label", "start"),
     )
 
 
-def _line(one: Series, aside: float, x: _Range, y: _Range) -> Markup:
+def _line(one: Series, aside: float, x: Range, y: Range) -> Markup:
     step = -(-len(one.line) // MOST_POINTS)
     kept = [p for i, p in enumerate(one.line) if i % step == 0 or i == len(one.line) - 1]
     places = " ".join(f"{x.at(px) + aside:.1f},{y.at(py):.1f}" for px, py in kept)
@@ -284,7 +145,7 @@ def _line(one: Series, aside: float, x: _Range, y: _Range) -> Markup:
 
 
 def _mark(
-    point: Point, one: Series, at: tuple[float, float], x: _Range, y: _Range, *, first: bool
+    point: Point, one: Series, at: tuple[float, float], x: Range, y: Range, *, first: bool
 ) -> Markup:
     bars = Markup("")
     if point.y_std:
@@ -312,7 +173,7 @@ Box = tuple[float, float, float, float]
 
 
 def _labels(
-    points: Sequence[Point], lines: Sequence[Sequence[Place]], x: _Range, y: _Range
+    points: Sequence[Point], lines: Sequence[Sequence[Place]], x: Range, y: Range
 ) -> Markup:
     """Names beside the points where they cover neither a point, a line nor another name."""
     taken: list[Box] = [_box(x.at(p.x), y.at(p.y), 6, 6) for p in points]
@@ -334,13 +195,13 @@ def _labels(
             box = _box(at_x + dx, at_y + dy, half, 7)
             inside = x.start < box[0] and box[2] < x.end and y.end - 4 < box[1] and box[3] < y.start
             if inside and not any(_overlap(box, other) for other in taken):
-                parts.append(_text(point.label, at_x + dx, at_y + dy + 4, "label"))
+                parts.append(text(point.label, at_x + dx, at_y + dy + 4, "label"))
                 taken.append(box)
                 break
     return Markup('<g aria-hidden="true">{}</g>').format(Markup("").join(parts))
 
 
-def _along(line: Sequence[Place], x: _Range, y: _Range) -> Iterator[Place]:
+def _along(line: Sequence[Place], x: Range, y: Range) -> Iterator[Place]:
     """Places on the page that a line passes, each a few pixels from the one before."""
     ends = [(x.at(a), y.at(b)) for a, b in line]
     for (left, low), (right, high) in pairwise(ends):
@@ -366,7 +227,7 @@ def _line_ends(panel: Panel) -> list[str]:
     return named if len(named) <= MOST_ENDS else []
 
 
-def _ends(series: Sequence[Series], x: _Range, y: _Range) -> Markup:
+def _ends(series: Sequence[Series], x: Range, y: Range) -> Markup:
     """Names at the ends of lines, moved apart, each with its mark."""
     ends = sorted(((y.at(one.line[-1][1]), one) for one in series), key=lambda end: end[0])
     places: list[float] = []
@@ -381,7 +242,7 @@ def _ends(series: Sequence[Series], x: _Range, y: _Range) -> Markup:
                 x.end + 10, at, marker(one.looks)
             )
         )
-        parts.append(_text(_cut(one.label), x.end + 19, at + 4, "label", "start"))
+        parts.append(text(_cut(one.label), x.end + 19, at + 4, "label", "start"))
     return Markup('<g aria-hidden="true">{}</g>').format(Markup("").join(parts))
 
 
@@ -410,7 +271,7 @@ def _strips(groups: Sequence[Group], columns: Sequence[str], name: str) -> Marku
     for group in groups:
         most = max(v for row in group.rows.values() for v in row if v is not None)
         for label, row in group.rows.items():
-            parts.append(_text(label, left - 8, y + 15, "label", "end"))
+            parts.append(text(label, left - 8, y + 15, "label", "end"))
             for j, value in enumerate(row):
                 if value is not None:
                     at, shade = (
@@ -423,7 +284,7 @@ def _strips(groups: Sequence[Group], columns: Sequence[str], name: str) -> Marku
                             '<rect class="w{}" x="{:.1f}" y="{:g}" width="{}" height="21"/>'
                         ).format(label, columns[j], group.name, value, shade, at, y, side - 1)
                     )
-                    parts.append(_text(f"{value:g}", at + (side - 1) / 2, y + 15, "num in"))
+                    parts.append(text(f"{value:g}", at + (side - 1) / 2, y + 15, "num in"))
                     parts.append(Markup("</g>"))
             y += 24
         y += 10 if len(groups) > 1 else 0
@@ -435,7 +296,7 @@ def _strips(groups: Sequence[Group], columns: Sequence[str], name: str) -> Marku
             ).format(left + j * side + 14, y + 6, column)
         )
     right = left + len(columns) * side + 4
-    return _svg(Markup("").join(parts), name, right, y + foot, "chart grid")
+    return svg(Markup("").join(parts), name, right, y + foot, "chart grid")
 
 
 def _shade_of(value: float) -> int:
@@ -458,9 +319,7 @@ def _heat(group: Group, changes: Mapping[int, str], name: str, x_name: str) -> M
     left, top = 8 + max(len(row) for row in rows) * SMALL_LETTER, 20
     bottom, right = top + len(rows) * HIGH, left + epochs * cell
     known = [v for values in rows.values() for v in values if v is not None]
-    parts = [
-        _text(row, left - 6, top + i * HIGH + 11, "small", "end") for i, row in enumerate(rows)
-    ]
+    parts = [text(row, left - 6, top + i * HIGH + 11, "small", "end") for i, row in enumerate(rows)]
     parts.append(_shades(rows, min(known), max(known), (left, top, cell)))
     free = 0.0
     for epoch, words in changes.items():
@@ -469,15 +328,15 @@ def _heat(group: Group, changes: Mapping[int, str], name: str, x_name: str) -> M
             line = Markup('<path class="change" d="M{:.1f} {}V{}"/>')
             parts.append(line.format(at, top - 4, bottom))
         if at >= free:
-            parts.append(_text(words, at + 2, top - 7, "small", "start"))
+            parts.append(text(words, at + 2, top - 7, "small", "start"))
             free = at + (len(words) + 1) * SMALL_LETTER
-    for tick in _round_steps(1, max(epochs, 2)):
+    for tick in round_steps(1, max(epochs, 2)):
         if 1 <= tick <= epochs and tick.is_integer():
-            parts.append(_text(f"{tick:g}", left + (tick - 0.5) * cell, bottom + 14, "num small"))
-    parts.append(_text(x_name, (left + right) / 2, bottom + 30, "name"))
+            parts.append(text(f"{tick:g}", left + (tick - 0.5) * cell, bottom + 14, "num small"))
+    parts.append(text(x_name, (left + right) / 2, bottom + 30, "name"))
     parts.append(_shade_key(min(known), max(known), right + 16, top))
     height = max(bottom + 36, top + SHADES * 12 + 8)
-    return _svg(Markup("").join(parts), name, right + 66, height, "chart grid")
+    return svg(Markup("").join(parts), name, right + 66, height, "chart grid")
 
 
 HIGH = 15  # of a layer's line in a heat map
@@ -513,8 +372,8 @@ def _shade_key(low: float, high: float, x: float, top: float) -> Markup:
         )
         for step in range(SHADES)
     ]
-    squares.append(_text(f"{high:.3g}", x + 17, top + 10, "num small", "start"))
-    squares.append(_text(f"{low:.3g}", x + 17, top + SHADES * 12, "num small", "start"))
+    squares.append(text(f"{high:.3g}", x + 17, top + 10, "num small", "start"))
+    squares.append(text(f"{low:.3g}", x + 17, top + SHADES * 12, "num small", "start"))
     return Markup("").join(squares)
 
 
@@ -535,12 +394,12 @@ def _(shape: Bars) -> list[Markup]:
     """A line for each name, from zero to its value."""
     left, top = 8 + max(len(name) for name in shape.bars) * SMALL_LETTER, 6
     values = [*shape.bars.values(), 0.0]
-    x = _Range(min(values), max(values), left, left + 320)
+    x = Range(min(values), max(values), left, left + 320)
     bottom = top + len(shape.bars) * HIGH
     parts = []
     for i, (name, value) in enumerate(shape.bars.items()):
         y, ends = top + i * HIGH, sorted((x.at(0), x.at(value)))
-        parts.append(_text(name, left - 6, y + 11, "small", "end"))
+        parts.append(text(name, left - 6, y + 11, "small", "end"))
         parts.append(
             Markup(
                 '<g class="tip" style="--c:{}"><title>{}: {:.4g}</title>'
@@ -550,7 +409,7 @@ def _(shape: Bars) -> list[Markup]:
     axis = Markup('<path class="axis" d="M{:.1f} {:g}V{:g}"/>')
     parts.append(axis.format(x.at(0), top, bottom))
     if min(values) < max(values):
-        for tick in _round_steps(x.low, x.high):
-            parts.append(_text(f"{tick:g}", x.at(tick), bottom + 14, "num small"))
-    parts.append(_text(shape.axis, left - 6, bottom + 31, "name", "start"))
-    return [_svg(Markup("").join(parts), shape.title, left + 350, bottom + 40, "chart")]
+        for tick in round_steps(x.low, x.high):
+            parts.append(text(f"{tick:g}", x.at(tick), bottom + 14, "num small"))
+    parts.append(text(shape.axis, left - 6, bottom + 31, "name", "start"))
+    return [svg(Markup("").join(parts), shape.title, left + 350, bottom + 40, "chart")]

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from quantable.columns import COLUMNS
-from quantable.report import draw_page
+from quantable.report.draw_page import charts
 from quantable.report.escape import shown
 from quantable.report.history import declared
 from quantable.report.html.data import history, script
@@ -20,6 +20,7 @@ from quantable.report.looks import looks_of
 from quantable.report.model import Report, Reporter
 from quantable.report.render import heading, reasons
 from quantable.report.shapes import Bars, Grid, Plot, Shape
+from quantable.report.svg import swatch
 from quantable.store.bits_file import network_name
 from quantable.store.record import Record
 from quantable.tables.cells import Cell
@@ -101,7 +102,7 @@ def section(reporter: Reporter, href: str) -> Section:
         differences=differences(reporter.table, report.budget, list(about.kept.values())),
         columns=about.columns(),
         lines=[about.line(name) for name in about.rows],
-        keys=[(name, draw_page.swatch(own)) for name, own in {o.short: o for o in looks}.items()],
+        keys=[(name, swatch(own)) for name, own in {o.short: o for o in looks}.items()],
         claims=[said(claim) for claim in report.claims],
         figures=list(figures(reporter)),
         protocol=protocol(report.budget, list(about.kept.values())),
@@ -168,7 +169,7 @@ class _Behind:
         return Line(
             id=slug(f"{self.table.id}--{row}"),
             label=self.table.rows[row].label,
-            swatch=draw_page.swatch(looks),
+            swatch=swatch(looks),
             fields=[
                 field(self.entries[row, column], alike=bool(self.seeds(column)))
                 for column in self.table.columns
@@ -241,6 +242,6 @@ def figures(reporter: Reporter) -> Iterable[Drawn]:
 def _figure(shape: Shape) -> Drawn:
     keys: list[tuple[str, Markup]] = []
     if isinstance(shape, Plot):
-        keys = [(name, draw_page.swatch(one.looks)) for name, one in shape.keys.items()]
+        keys = [(name, swatch(one.looks)) for name, one in shape.keys.items()]
     scrolls = isinstance(shape, Grid | Bars)
-    return Drawn(shape.title, draw_page.charts(shape), shape.note, scrolls, keys)
+    return Drawn(shape.title, charts(shape), shape.note, scrolls, keys)
