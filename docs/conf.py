@@ -6,8 +6,8 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from quantable.base.places import ROOT
+from quantable.report.draw_paper import write_figures
 from quantable.report.escape import markdown_text
-from quantable.report.figures import write_figures
 from quantable.report.index import papers
 from quantable.report.reporter import Reporter
 from quantable.store.store import Store

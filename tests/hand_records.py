@@ -88,6 +88,12 @@ def hand_table(**changes: Any) -> Table:
         "seeds": [0, 1, 2],
         "base": ["model=resnet8_cifar", "model.net.shortcuts=all", "recipe.epochs=5"],
         "columns": {"top1_pct": {"abs": 0.5}, "training_complexity": None, "pim_ratio": None},
+        "figures": {
+            "frontier": {"kind": "frontier", "x": ["pim_energy_uj", "energy_uj"]},
+            "bits": {"kind": "phases"},
+            "numbers": {"kind": "numbers"},
+            "loss": {"kind": "epochs", "of": ["train_loss", "test_loss"]},
+        },
         "rows": {
             "float": {
                 "label": "float",

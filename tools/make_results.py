@@ -122,7 +122,7 @@ def picture(words: str, page: Path, drawn: dict[Path, str]) -> str:
 def _drawn(words: str, figure: str) -> str:
     """One figure of a table as SVG."""
     # matplotlib only where something is drawn
-    from quantable.report.figures import write_figures
+    from quantable.report.draw_paper import write_figures
 
     with TemporaryDirectory() as name:
         draw = partial(write_figures, _reporter(words), Path(name), kinds=["svg"])

@@ -145,7 +145,7 @@ def _made(face: str, reporter: Reporter, folder: Path) -> list[str]:
     """What the faces print that need more than the standard ones: each loads its own library."""
     match face:
         case "html":
-            from quantable.report.html import write_html
+            from quantable.report.html.pages import write_html
 
             return list(map(str, write_html([reporter], folder, index=False)))
         case "latex":
@@ -157,7 +157,7 @@ def _made(face: str, reporter: Reporter, folder: Path) -> list[str]:
 
             return [str(write_parquet(reporter, folder))]
         case "figures":
-            from quantable.report.figures import write_figures
+            from quantable.report.draw_paper import write_figures
 
             return write_figures(reporter, folder / reporter.table.id)
         case "wandb":
@@ -317,7 +317,7 @@ def _compared(words: Words, places: tuple[str, str]) -> int:
 
 def _pages(words: Words, stores: Sequence[Store]) -> int:
     """Write the asked tables as one page; without a table an index, and a page for each."""
-    from quantable.report.html import write_html
+    from quantable.report.html.pages import write_html
 
     index = not words.tables and words.published is None
     tables = map(load_table, table_names()) if index else asked_tables(words)

@@ -12,7 +12,7 @@ from quantable.report.published import fill
 from quantable.report.render import FORMATS
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
-from quantable.tables.schema import BUDGETS, SINGLE, Row, Table, load_table, table_names
+from quantable.tables.schema import BUDGETS, SINGLE, Figure, Row, Table, load_table, table_names
 
 ACTIONS = ("run", "plan", "submit", "status", "watch", "collect", "cancel", "wandb_replay")
 FACES = (*FORMATS, "html", "latex", "parquet", "figures", "wandb")
@@ -123,6 +123,12 @@ def asked_tables(words: Words) -> list[Table]:
         columns=dict.fromkeys(
             ("top1_pct", "mean_bits", "macs_m", "energy_uj", "pim_energy_uj", "training_complexity")
         ),
+        figures={
+            "bits": Figure(kind="phases"),
+            "numbers": Figure(kind="numbers"),
+            "loss": Figure(kind="epochs", of=("train_loss", "test_loss")),
+            "scores": Figure(kind="scores"),
+        },
         rows={"run": Row(label="run", overrides=())},
     )
     return [single]

@@ -144,3 +144,12 @@ def test_a_config_is_plain_and_a_record_keeps_nothing_of_the_machine(tmp_path: P
 def test_a_wrong_word_is_named_with_the_nearest_right_one(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message.replace("[", r"\[")):
         compose_run(words)
+
+
+def test_looks_are_neither_signed_nor_kept_in_records() -> None:
+    plain = compose_run([*LSQ, "search=eagl"])
+    words = ["quantizer.looks.colour='#000000'", "search.looks.short=other"]
+    other = compose_run([*LSQ, "search=eagl", *words])
+    assert other["quantizer"]["looks"] != plain["quantizer"]["looks"]
+    assert signature(other) == signature(plain)
+    assert not [key for key in portable(plain) if "looks" in key]

@@ -5,24 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawings import check_legible, drawn, lightness, words
+from drawings import check_legible, words
 from hand_records import claim, hand_table, keep, reporter
 from matplotlib import style
 
-from quantable.report.edge_figures import (
-    SERIES,
-    Spot,
-    draw_memory,
-    hull,
-    memory_figure,
-    our_spots,
-    published_spots,
-    series_of,
-    sizes_figure,
-)
-from quantable.report.figures import write_figures
+from quantable.report.draw_paper import draw, write_figures
+from quantable.report.figures import memory, sizes
+from quantable.report.kinds import described
 from quantable.report.page import STYLE
 from quantable.report.reporter import Reporter
+from quantable.report.shapes import Plot, Point
 from quantable.store.record import Record
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table
@@ -38,18 +30,30 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def about(folder: Path, *, seeds: int = 2) -> Reporter:
+def about(folder: Path, *, seeds: int = 2, **more: Any) -> Reporter:
     """A float row, uniform 3 bit and a search for 3 bit; the search has records."""
     rows: dict[str, Any] = {
         "float": {"label": "float", "overrides": ["quantizer=none"]},
-        "uniform_3": {"label": "3 bit", "overrides": UNIFORM},
+        "uniform_3": {"label": "3 bit", "series": "uniform", "overrides": UNIFORM},
         "mixed_3": {
             "label": "learned",
             "overrides": [*SEARCH, "quantizer.callback.target=[3,3]"],
         },
     }
     columns = dict.fromkeys(["top1_pct", "weight_kb", "total_mb", "target_off_pct"])
-    table = hand_table(rows=rows, columns=columns, claims={}, final_within_pp=None)
+    figures = {
+        "memory": {"kind": "memory", "x": ["total_mb"]},
+        "bits": {"kind": "phases"},
+        "sizes": {"kind": "sizes"},
+    }
+    table = hand_table(
+        rows=rows | more,
+        columns=columns,
+        series={"uniform": {"short": "uniform", "colour": "#000000", "marker": "s"}},
+        figures=figures,
+        claims={},
+        final_within_pp=None,
+    )
     found = reporter(folder, table)
     for seed in range(seeds):
         keep(found, "uniform_3", seed, (3, [(50.0, 48.0 + seed)]))
@@ -116,53 +120,85 @@ def test_a_gain_holds_where_its_paired_t_does(tmp_path: Path, gains: Any, verdic
 
 def test_hull_by_hand() -> None:
     at = [(1, 50), (2, 60), (3, 61), (4, 68), (4, 60), (5, 67), (2, 55)]
-    assert [(s.total_mb, s.top1_pct) for s in hull(Spot("mixed", x, y) for x, y in at)] == [
-        (1, 50),
-        (2, 60),
-        (4, 68),
-    ]
+    assert memory.hull([Point("", "", x, y) for x, y in at]) == [(1, 50), (2, 60), (4, 68)]
+
+
+def plot_of(found: Reporter, name: str) -> Plot:
+    (shape,) = (shape for _, own, shape in described(found) if own == name)
+    assert isinstance(shape, Plot), shape
+    return shape
 
 
 def test_published_points_are_all_found_and_doubtful_ones_known() -> None:
     found = Reporter(load_table("edge_lite0"), Asked(), [])
-    spots = published_spots(found)
-    assert len(spots) == 117 + 13 + 14
-    assert sum(spot.doubtful for spot in spots) == 21  # mixed, on a subset of the images
-    assert all(spot.series == "mixed" for spot in spots if spot.doubtful)
-    figure = drawn(memory_figure(found))
+    plot = plot_of(found, "memory")
+    points = [(one.name, point) for one in plot.panels[0].series for point in one.points]
+
+    def rows(of: list[tuple[str, Point]]) -> int:
+        """Rows behind points: those with the same numbers are one."""
+        return sum(point.tip.partition("\n")[0].count(" = ") + 1 for _, point in of)
+
+    assert rows(points) == 117 + 13 + 14
+    # mixed, on a subset of the images
+    assert rows([one for one in points if one[1].hollow]) == 21
+    assert all(name == "mixed" for name, point in points if point.hollow)
+    assert all(one.small for one in plot.panels[0].series)
+    assert set(plot.keys) == {one.short for one in found.table.series.values()}
+    figure = draw(plot, "hand")
     check_legible(figure)
     assert any("published" in text for text in words(figure))
 
 
 def test_ours_and_published_share_a_picture(tmp_path: Path) -> None:
-    found = about(tmp_path)
-    ours, records = our_spots(found)
-    assert {(spot.series, spot.top1_pct) for spot in ours} == {("uniform", 48.5), ("mixed", 59.0)}
-    published = [Spot("mixed", 0.02, 40.0), Spot("mixed", 0.03, 60.0, doubtful=True)]
-    figure = draw_memory(published, ours, records, "both")
+    known = {"source": "a", "confidence": "published"}
+    more = {
+        f"paper_{i}": {
+            "label": f"paper {i}",
+            "overrides": [],
+            "train": False,
+            "published": {
+                "top1_pct": {**known, "value": top1, "confidence": confidence, "reason": "one"},
+                "total_mb": {**known, "value": 0.02 + i / 100},
+            },
+        }
+        for i, (top1, confidence) in enumerate([(40.0, "published"), (60.0, "doubtful")])
+    }
+    found = about(tmp_path, **{name: row | {"overrides": SEARCH} for name, row in more.items()})
+    plot = plot_of(found, "memory")
+    (panel,) = plot.panels
+    ours = {(one.name, p.y) for one in panel.series if not one.small for p in one.points}
+    assert ours == {("uniform", 48.5), ("learned bits", 59.0)}
+    assert [one.name for one in panel.series if one.small] == ["learned bits"]
+    assert set(plot.keys) == {"uniform", "learned bits"}
+    figure = draw(plot, "both")
     check_legible(figure)
-    (foot,) = (text for text in words(figure) if "hulls" in text)
-    assert "ours" in foot.replace("\n", " ")
-    assert "doubtful" in foot.replace("\n", " ")
+    (foot,) = (" ".join(text.split()) for text in words(figure) if "Small" in text)
+    assert "convex hulls" in foot
+    assert "Small marks: published." in foot
+    assert "doubtful" in foot
     hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none"]
     assert len(hollow) == 1
+    (small,) = (one for one in panel.series if one.small)
+    assert [y for _, y in small.line] == [40.0]  # no line rests on a doubtful number
 
 
 def test_sizes_stand_over_their_targets(tmp_path: Path) -> None:
     found = about(tmp_path)
     weight_kb, act_kb = one_bit(found)
-    cell = found.cell("mixed_3", "paper", 0)
-    record = found.find(cell)
-    figure = drawn(sizes_figure(record, found.asked.shapes(cell.config), "a run"))
-    check_legible(figure)
-    upper, middle, _ = figure.axes
-    of = {line.get_label(): line.get_ydata() for line in upper.lines}
-    assert of["weights"][-1] == pytest.approx(3.1 * weight_kb)
-    assert list(of["target of activations"]) == pytest.approx([3 * act_kb] * 2)
+    plot = plot_of(found, "sizes_mixed_3")
+    check_legible(draw(plot, "a run"))
+    above, middle, below = plot.panels
+    lines = {one.name: one.line for one in above.series}
+    assert lines["weights"][-1][1] == pytest.approx(3.1 * weight_kb)
+    levels = {level.label: level.y for level in above.levels}
+    assert levels["target of activations"] == pytest.approx(3 * act_kb)
     strength = 1e-4
     excess = strength * ((0.1 * weight_kb) ** 2)  # activations are below theirs
-    assert middle.lines[0].get_ydata()[-1] == pytest.approx(excess)
-    assert isinstance(sizes_figure(found.find(found.cell("uniform_3", "paper", 0)), None, ""), str)
+    assert middle.series[0].line[-1][1] == pytest.approx(excess)
+    assert [one.name for one in below.series] == ["held-out", "training"]
+    record = found.find(found.cell("uniform_3", "paper", 0))
+    assert record is not None
+    assert sizes.plot(record, None, "") == "the run learned no sizes"
 
 
 def test_figures_are_written_alike_twice(tmp_path: Path) -> None:
@@ -173,11 +209,3 @@ def test_figures_are_written_alike_twice(tmp_path: Path) -> None:
     assert {"memory.svg", "sizes_mixed_3.svg", "bits_mixed_3.svg"} <= names
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-
-
-def test_series_differ_in_marker_and_in_grey() -> None:
-    assert series_of("uniform") == "uniform"
-    assert series_of("mixedup_3") is None
-    marks = [mark for _, mark in SERIES.values()]
-    assert len({mark.marker for mark in marks}) == len(marks)
-    assert len({round(lightness(mark.colour)) for mark in marks}) == len(marks)

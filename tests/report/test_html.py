@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,11 +14,14 @@ import pytest
 from hand_records import LAYERS, claim, hand_table, keep, record_of, reporter
 
 from quantable.base.places import ROOT
-from quantable.report import svg
-from quantable.report.html import MOST_EPOCHS, write_html
+from quantable.config.schema import Looks
+from quantable.report.draw_page import charts
+from quantable.report.html.data import MOST_EPOCHS
+from quantable.report.html.pages import write_html
 from quantable.report.index import coverage, listed, paper
-from quantable.report.marks import MARKS
 from quantable.report.reporter import Reporter
+from quantable.report.shapes import Axis, Grid, Group, Level, Panel, Plot, Point, Series
+from quantable.report.svg import LETTER, SMALL_LETTER
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table
@@ -160,9 +164,24 @@ def test_every_row_has_the_commands_and_histories_of_its_runs(tmp_path: Path) ->
         assert data["layers"][shown["layers"]] == LAYERS
         assert shown["bits"] == [[width, width]] * len(LAYERS)
     history = data["runs"][record.name]
-    at = history["head"].index("test top-1 %")
+    at = history["head"].index("test top-1 [%]")
     assert [line[at] for line in history["lines"]] == [91.0, 91.25, 90.0]
     assert record.provenance.commit[:12] in page.text
+
+
+def test_a_methods_own_numbers_are_columns_of_the_history(tmp_path: Path) -> None:
+    about = reporter(tmp_path)
+    record = keep(about, "ad", 0, (16, [(90.0, 91.0), (90.5, 91.25)]))
+    for epoch in record.history:
+        epoch.own = {"norm": 2.5 + epoch.epoch, "rest": 1.0, "share": {"fc": 0.5}}
+    about.stores[0].add(record)
+    quantizer = about.cell("ad", about.budget, 0).config["quantizer"]
+    quantizer["numbers"] = {"norm": {"title": "largest norm", "unit": "1/s", "decimals": 1}}
+    page = page_of(about)
+    history = page.data[0]["runs"][record.name]
+    assert history["head"][-2:] == ["largest norm [1/s]", "rest"]
+    assert [line[-2:] for line in history["lines"]] == [[2.5, 1.0], [3.5, 1.0]]
+    assert "Share: AD" in page.text or "share: AD" in page.text
 
 
 def test_a_long_history_keeps_its_last_epoch(tmp_path: Path) -> None:
@@ -346,26 +365,25 @@ def test_sixty_tables_and_2000_cells_are_one_file_of_bearable_size(tmp_path: Pat
 
 # Charts
 
-
-def spot(label: str, x: float, y: float) -> svg.Spot:
-    return svg.Spot(label, label, x, y, MARKS["uniform"])
+LOOKS = Looks(short="one", colour="#0072B2", marker="s")
 
 
-def test_the_frontier_is_what_nothing_beats() -> None:
-    spots = [spot("a", 1, 50), spot("b", 2, 40), spot("c", 3, 60), spot("d", 3, 55)]
-    assert [s.label for s in svg.best_first(spots)] == ["a", "c"]
+def chart_of(points: list[Point], *levels: Level) -> str:
+    panel = Panel(Axis("cost"), Axis("accuracy"), [Series("one", LOOKS, points)], levels)
+    (chart,) = charts(Plot("all", "", [panel]))
+    return str(chart)
 
 
 def test_names_in_a_figure_cover_no_point_and_no_other_name() -> None:
-    spots = [spot(f"point {i}", 1 + i % 4 / 10, 50 + i // 4) for i in range(12)]
-    drawn = str(svg.scatter(spots, "cost", "accuracy", "all"))
+    points = [Point(f"point {i}", f"point {i}", 1 + i % 4 / 10, 50 + i // 4) for i in range(12)]
+    drawn = chart_of(points)
     assert drawn.count('role="img"') == 12
     assert drawn.count('tabindex="0"') == 1
     texts = [line.split('"') for line in drawn.split("<text ")[1:] if 'class="label"' in line]
     boxes = [
         (float(t[1]) - half, float(t[3]) - 11, float(t[1]) + half, float(t[3]) + 2)
         for t in texts
-        for half in [len("point 1") * svg.LETTER / 2]
+        for half in [len("point 1") * LETTER / 2]
     ]
     assert boxes
     for i, one in enumerate(boxes):
@@ -373,15 +391,46 @@ def test_names_in_a_figure_cover_no_point_and_no_other_name() -> None:
             assert one[2] <= two[0] or two[2] <= one[0] or one[3] <= two[1] or two[3] <= one[1]
 
 
+def test_in_a_crowd_lines_are_named_and_points_are_not() -> None:
+    points = [Point(f"point {i}", f"point {i}", i, i % 7) for i in range(30)]
+    assert 'class="label"' not in chart_of(points)
+
+
+def test_a_level_has_its_words_beside_the_axes_and_leaves_the_scale_of_x_alone() -> None:
+    points = [Point("a", "a", 50, 60), Point("b", "b", 100, 70)]
+    drawn = chart_of(points, Level("float 70.30", "float", 70.3, LOOKS))
+    assert ">float 70.30<" in drawn
+    ticks = [part for part in drawn.split("<text ")[1:] if 'class="num"' in part]
+    assert max(float(t.split(">")[1].split("<")[0]) for t in ticks) == 100
+
+
+def test_numbers_on_an_axis_do_not_run_into_each_other() -> None:
+    points = [Point("", "", x, 60) for x in (22, 100, 6400)]
+    panel = Panel(Axis("cost", log=True), Axis("accuracy"), [Series("one", LOOKS, points)])
+    (chart,) = charts(Plot("all", "", [panel]))
+    texts = [part.split('"') for part in str(chart).split("<text ")[1:]]
+    below = [
+        (float(t[1]), len(t[8].strip(">").split("<")[0]) * SMALL_LETTER / 2)
+        for t in texts
+        if t[7] == "num" and t[5] == "middle"
+    ]
+    assert len(below) > 2
+    assert all(a + half < b - other for (a, half), (b, other) in pairwise(below))
+
+
 def test_a_heat_map_joins_epochs_of_one_shade() -> None:
-    drawn = str(svg.heat({"a": [0.1, 0.1, 0.9], "b": [None, 0.5, 0.5]}, {0: "16 bit"}, "densities"))
+    group = Group("densities", {"a": [0.1, 0.1, 0.9], "b": [None, 0.5, 0.5]})
+    grid = Grid("densities", "", [group], 3, "epoch", changes={0: "16 bit"})
+    (drawn,) = map(str, charts(grid))
     areas = drawn.split('<path class="d')[1:]
     assert [area[0] for area in areas] == ["0", "4", "8"]
     assert sum(area.count("M") for area in areas) == 3
 
 
 def test_words_in_a_chart_are_text() -> None:
-    drawn = str(svg.strips([(HOSTILE[0], [4, 8])], [HOSTILE[1], "fc"], HOSTILE[2]))
+    group = Group("bits", {HOSTILE[0]: [4, 8]})
+    grid = Grid(HOSTILE[2], "", [group], [HOSTILE[1], "fc"], "layer")
+    (drawn,) = map(str, charts(grid))
     assert "<script" not in drawn
     assert "<img" not in drawn
     assert "<b>" not in drawn

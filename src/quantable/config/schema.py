@@ -141,10 +141,23 @@ class OwnNumber(Strict):
     by: Literal["layer"] | None = None  # one number, or one for each of some layers
 
 
+class Looks(Strict):
+    """How a series looks in every figure: a name for its key, and a line with marks.
+
+    ``marker`` is one of matplotlib's letters; ``dash`` alternates lengths of line and gap.
+    """
+
+    short: str
+    colour: str = Field(pattern="^#[0-9A-F]{6}$")
+    marker: Literal["o", "s", "^", "v", ">", "<", "D", "P", "X", "*"]
+    dash: tuple[float, ...] = ()
+
+
 class QuantizerConfig(_Open):
     """A method; ``version`` is raised whenever its numbers change."""
 
     version: int
+    looks: Looks
     learns_bits: bool
     callback: dict[str, Any] | None
     numbers: dict[NumberName, OwnNumber] = {}
@@ -161,6 +174,7 @@ class SearchConfig(Strict):
     """A rule that measures what lower bits would cost, item by item."""
 
     version: int
+    looks: Looks
     low: tuple[Width, Width]
     links: list[list[str]] | None
     rule: dict[str, Any]

@@ -15,8 +15,9 @@ MACHINE = (
     *("bits.file", "search.rule.workers"),  # the content of a bits file becomes bits.layers
 )
 
+LOOKS = ("quantizer.looks", "search.looks")  # of figures: no run and no record needs them
 
-NOT_SIGNED = (*MACHINE, "hardware", "data.title", "quantizer.numbers")
+NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title", "quantizer.numbers")
 
 
 # Keys that are left out where they are null: runs without them are older than the keys.
@@ -51,8 +52,8 @@ def _with_dots(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``config`` as dotted keys without what belongs to one machine: what a record keeps."""
-    return {k: value for k, value in flat(signed_as(config)) if not belongs(k, MACHINE)}
+    """Return ``config`` as dotted keys without machine and looks: what a record keeps."""
+    return {k: value for k, value in flat(signed_as(config)) if not belongs(k, (*MACHINE, *LOOKS))}
 
 
 def signature(config: Mapping[str, Any]) -> str:

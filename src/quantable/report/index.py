@@ -17,17 +17,6 @@ from quantable.tables.schema import BUDGETS
 
 ARITHMETIC = "arithmetic"  # shapes and bit-widths alone
 BIBLIOGRAPHY = ROOT / "docs" / "papers.bib"
-NAMES = {  # of a class, where its letters are not the paper's
-    "ActivationDensity": "AD",
-    "DensityPruning": "AD with pruning",
-    "MinMax": "min-max",
-    "LearnedBits": "learned bits",
-    "Eagl": "EAGL",
-    "Alps": "ALPS",
-    "HessianTrace": "HAWQ trace",
-    "Magnitude": "magnitude",
-    "Fixed": "fixed order",
-}
 
 
 @dataclass(frozen=True)
@@ -157,25 +146,16 @@ def coverage(report: Report) -> Coverage:
 def methods_of(config: Mapping[str, Any]) -> list[str]:
     """Name what quantizes a run, and the search that chooses its bits where there is one.
 
-    >>> methods_of({"quantizer": {"callback": None}, "search": None})
+    >>> none = {"callback": None, "looks": {"short": "float"}}
+    >>> methods_of({"quantizer": none, "search": None})
     ['float']
+    >>> methods_of({"quantizer": none, "search": {"looks": {"short": "EAGL"}}})
+    ['EAGL']
     """
-    found = []
-    if config["search"] is not None:
-        rule = config["search"]["rule"]
-        found.append(_name(rule["by"] if "by" in rule else rule["_target_"]))
-    callback = config["quantizer"]["callback"]
-    if callback is None:
-        return found or ["float"]
-    target = callback["_target_"]
-    if target.endswith(".Quantize"):
-        target = callback["act"]["_target_"]
-    return [*found, _name(target)]
-
-
-def _name(target: str) -> str:
-    last = target.rpartition(".")[2]
-    return NAMES.get(last, last.replace("_", " "))
+    found = [config["search"]["looks"]["short"]] if config["search"] is not None else []
+    if config["quantizer"]["callback"] is None and found:
+        return found
+    return [*found, config["quantizer"]["looks"]["short"]]
 
 
 @cache

@@ -26,8 +26,10 @@ SHADES = "cividis"  # perceptually uniform, also in grey and for the colour-blin
 
 
 def protocol(records: Iterable[Record]) -> str:
-    """One line: network, data, budget and seeds behind a figure."""
+    """One line: network, data, budget and seeds behind a figure; none where no run is."""
     kept = list(records)
+    if not kept:
+        return ""
     networks = ", ".join(dict.fromkeys(str(r.config["model.name"]) for r in kept))
     data = ", ".join(dict.fromkeys(r.data.title for r in kept))
     budgets = ", ".join(dict.fromkeys(r.budget for r in kept))

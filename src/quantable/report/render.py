@@ -13,7 +13,7 @@ from rich.table import Table as Grid
 from quantable.columns import COLUMNS
 from quantable.report.escape import cell_text, markdown_text, shown, visible
 from quantable.report.schema import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
-from quantable.report.verdict import COMPUTED
+from quantable.report.verdict import COMPUTED, Measured
 
 COLOURS = {  # the first word that occurs decides, so that the worst verdict of a row shows
     "does not hold": "red",
@@ -155,7 +155,7 @@ def claim_lines(report: Report) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
-def origin(measured: MeasuredOut | None) -> str:
+def origin(measured: MeasuredOut | Measured | None) -> str:
     """What a number was obtained with; one seed has no standard deviation.
 
     >>> ours = MeasuredOut(mean=67.4, std=None, n=1, budget="cpu", data="CIFAR-10", records=[])
@@ -205,17 +205,32 @@ def protocol(report: Report) -> str:
     return words
 
 
+MOST_NAMED = 4  # rows that a reason lists
+
+
 def reasons(report: Report) -> list[str]:
-    """Say once for each row why a number is missing or cannot be judged."""
+    """Say once for each reason in which rows a number is missing or cannot be judged."""
     found: dict[str, dict[str, None]] = {}  # reason -> labels, in order
     for entry in report.rows:
         if entry.reason and (entry.measured is None or entry.published):
             found.setdefault(entry.reason, {})[entry.label] = None
     rows = {entry.label for entry in report.rows}
-    return [
-        f"{'every row' if 1 < len(rows) == len(labels) else '; '.join(labels)}: {reason}."
-        for reason, labels in found.items()
-    ]
+    return [f"{_rows(list(labels), len(rows))}: {reason}." for reason, labels in found.items()]
+
+
+def _rows(labels: Sequence[str], of: int) -> str:
+    """Name rows; of many the first and the last.
+
+    >>> _rows(["a", "b"], 3), _rows(["a", "b"], 2)
+    ('a; b', 'every row')
+    >>> _rows(["EAGL, 90 %", "b", "c", "d", "random, 60 %"], 9)
+    '5 of 9 rows, from EAGL, 90 % to random, 60 %'
+    """
+    if 1 < of == len(labels):
+        return "every row"
+    if len(labels) <= MOST_NAMED:
+        return "; ".join(labels)
+    return f"{len(labels)} of {of} rows, from {labels[0]} to {labels[-1]}"
 
 
 def console() -> tuple[Console, io.StringIO]:

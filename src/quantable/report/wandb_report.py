@@ -10,6 +10,7 @@ from typing import Any
 
 from quantable.base.errors import UserError
 from quantable.columns import COLUMNS
+from quantable.report.history import numbers_in
 from quantable.report.render import heading, markdown
 from quantable.report.reporter import Reporter
 from quantable.report.schema import Report
@@ -93,8 +94,10 @@ def _panels(report: Report, runs: Sequence[Record], wr: Any) -> list[Any]:  # no
     panels += [
         wr.LinePlot(title=accuracy, x="epoch", y=["test/top1_pct", "train/top1_pct"]),
         wr.LinePlot(title="Loss", x="epoch", y=["train/loss", "test/loss"]),
-        wr.LinePlot(title="Density by layer", x="epoch", metric_regex="density/.*"),
     ]
+    for name in dict.fromkeys(name for run in runs for name in numbers_in(run, by_layer=True)):
+        title = f"{name} by layer"
+        panels.append(wr.LinePlot(title=title, x="epoch", metric_regex=f"{name}/.*"))
     for i, panel in enumerate(panels):  # two beside each other; the grid is 24 wide
         panel.layout = wr.Layout(x=12 * (i % 2), y=8 * (i // 2), w=12, h=8)
     return panels

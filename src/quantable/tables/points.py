@@ -64,6 +64,7 @@ class Points(Strict):
                 again = runs[at] > 1
                 rows[f"{at}_run{runs[at]}" if again else at] = {
                     "label": f"{series.label}, target {target:g}" + f" (run {runs[at]})" * again,
+                    "series": name,
                     "overrides": [],
                     "sizes": "published",
                     "train": False,

@@ -18,6 +18,7 @@ from quantable.base.places import CONF
 from quantable.base.strict import Strict
 from quantable.columns import COLUMNS
 from quantable.columns.edge import SIZES
+from quantable.config.schema import Looks
 from quantable.cost.costs import COSTS
 from quantable.tables.claims import KINDS, Bound, Claim, Strictness
 from quantable.tables.families import expanded
@@ -100,6 +101,7 @@ class Row(Strict):
     """One line: a run of its own (``overrides``), or a phase of another row's run (``cell``)."""
 
     label: str
+    series: str | None = None  # of the table's ``series``; without one the method's own looks
     overrides: tuple[str, ...] | None = None
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)  # after the table's own
     start: str | None = None  # the row whose final weights this one's run begins with
@@ -143,6 +145,16 @@ class Row(Strict):
         return [row for row in (self.start, self.teacher, by) if row is not None]
 
 
+class Figure(Strict):
+    """A figure; ``kind`` is a module of ``quantable.report.figures``, which knows what it takes."""
+
+    kind: str
+    x: tuple[str, ...] = ()  # columns, a panel each
+    y: str = "top1_pct"  # a column
+    of: tuple[str, ...] = ()  # numbers of each epoch
+    base: str | None = None  # the row whose series others are compared with
+
+
 class Table(Strict):
     """One table of a paper (``conf/table/<id>.yaml``)."""
 
@@ -155,6 +167,10 @@ class Table(Strict):
     base: tuple[str, ...]
     budgets: dict[Budget, tuple[str, ...]] = Field(default_factory=dict)
     columns: dict[str, Tolerance | None]
+    series: dict[str, Looks] = Field(
+        default_factory=dict
+    )  # of rows that have no looks of their own
+    figures: dict[str, Figure] = Field(default_factory=dict)
     rows: dict[str, Row]
     points: str | None = None  # published points, a row each below the others: conf/points
     program: str | None = None  # published integer program: conf/program; its MACs are counted
@@ -175,6 +191,10 @@ class Table(Strict):
             others = (row.cell, row.reference, *row.needs)
             asked += [("row", name, rows) for name in others if name]
             asked += [("column", name, list(self.columns)) for name in row.published]
+            asked += [("series", row.series, list(self.series))] if row.series else []
+        for figure in self.figures.values():
+            asked += [("column", name, list(COLUMNS)) for name in (*figure.x, figure.y)]
+            asked += [("row", figure.base, rows)] if figure.base else []
         for claim in self.claims.values():
             asked += [("row", name, rows) for name in (*claim.rows, *claim.compared)]
             asked += [("column", name, list(COLUMNS)) for name in claim.all_columns]
@@ -215,6 +235,8 @@ class Table(Strict):
 BLOCKS: Mapping[str, type[BaseModel]] = {  # what the values of a mapping in the file are
     "rows": Row,
     "columns": Tolerance,
+    "series": Looks,
+    "figures": Figure,
     "published": Published,
     "holds": Bound,
 }

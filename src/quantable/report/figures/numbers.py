@@ -1,0 +1,54 @@
+"""A method's own numbers over epochs: by layer a heat map for each run, the others as lines."""
+
+from collections.abc import Iterator
+
+from quantable.report.figures.epochs import lines_of
+from quantable.report.history import (
+    Heading,
+    changes,
+    declared,
+    first_runs,
+    mean_bits,
+    numbers_in,
+    run_label,
+)
+from quantable.report.reporter import Reporter
+from quantable.report.shapes import Grid, Group, Plot
+from quantable.store.record import Record
+from quantable.tables.schema import Figure
+
+
+def describe(
+    reporter: Reporter, name: str, asked: Figure
+) -> Iterator[tuple[str, Grid | Plot | str]]:
+    """Every number that a run has, or those that the table asks for (``of``)."""
+    runs = first_runs(reporter)
+    shapes: dict[str, Grid | Plot] = {}
+    for run, record in runs.items():
+        known = declared(reporter, run)
+        for number in numbers_in(record, by_layer=True):
+            about = known.get(number, Heading(number))
+            title = f"{about.title}: {run_label(reporter, run)}"
+            shapes[f"{number}_{run}"] = heat_map(record, number, about, title)
+    single = dict.fromkeys(n for r in runs.values() for n in numbers_in(r, by_layer=False))
+    for number in single:
+        if (plot := lines_of(reporter, [number])) is not None:
+            shapes[number] = plot
+    kept = [own for own in shapes if not asked.of or own.startswith(asked.of)]
+    yield from ((own, shapes[own]) for own in kept)
+    if not kept:
+        yield name, "no run has numbers of its method's own that change"
+
+
+def heat_map(record: Record, number: str, about: Heading, title: str) -> Grid:
+    """Layers in execution order by epoch; above, the mean bit-width that each change leaves."""
+    seen = {name for epoch in record.history for name in epoch.by_layer(number) or ()}
+    order = [name for name in record.phases[0].bits if name in seen]
+    order += sorted(seen - set(order))
+    rows = {name: [(e.by_layer(number) or {}).get(name) for e in record.history] for name in order}
+    begun = record.phases[:1] + changes(record)
+    words = {phase.first_epoch: f"{mean_bits(phase.bits):.2f} bit" for phase in begun}
+    note = "Dashed where bit-widths change; above, the mean of each phase. The first seed's."
+    group = Group(about.words, rows)
+    epochs = len(record.history)
+    return Grid(title, note, [group], epochs, "epoch", about.words, words, records=[record])
