@@ -161,7 +161,10 @@ def _merged(
     places: dict[tuple[float, float], list[str]] = {}
     for words, at in labels:
         places.setdefault(at, []).append(words)
-    return [(" = ".join(words).replace(" = ", " =\n"), at) for at, words in places.items()]
+    return [
+        (" =\n".join(dict.fromkeys(" = ".join(words).split(" = "))), at)
+        for at, words in places.items()
+    ]
 
 
 SIDEWAYS = 5  # points between the marks of two series
@@ -291,12 +294,10 @@ def _covered(axes: Axes) -> list[Bbox]:
     """Pixels that marks, lines and error bars cover, in small boxes."""
     boxes = []
     for line in axes.lines:
-        places = np.asarray(line.get_xydata())
+        places = np.asarray(line.get_xydata(), dtype=float)  # (n, 2)
         if line.get_drawstyle() == "steps-post":
             between = np.column_stack([places[1:, 0], places[:-1, 1]])
-            steps = np.empty((2 * len(places) - 1, 2))
-            steps[::2], steps[1::2] = places, between
-            places = steps
+            places = np.insert(places, range(1, len(places)), between, axis=0)
         corners = line.get_transform().transform(places)
         if line.get_marker() not in (None, "None", ""):
             boxes += [Bbox([at, at]).padded(6) for at in corners]

@@ -1,6 +1,6 @@
 """What a figure shows, whatever draws it: panels of series, a grid, or bars. No matplotlib."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -151,16 +151,27 @@ Shape = Plot | Grid | Bars
 
 
 def without_shared(labels: Sequence[str]) -> list[str]:
-    """Labels without the words that all of them begin with.
+    """Labels without the words that all of them begin with, or end with.
 
     >>> without_shared(["VGG19, AD, 1st update", "VGG19, AD, final"]), without_shared(["2 bit"])
     (['1st update', 'final'], ['2 bit'])
+    >>> without_shared(["4 bit, min-max, anew", "2 bit, min-max, anew"])
+    ['4 bit', '2 bit']
     """
     if len(set(labels)) < 2:
         return list(labels)
-    parts = zip(*(label.split(", ")[:-1] for label in labels), strict=False)
-    shared = "".join(f"{part[0]}, " for part in takewhile(lambda part: len({*part}) == 1, parts))
-    return [label.replace(shared, "") if shared else label for label in labels]
+    parts = [label.split(", ") for label in labels]
+    head = _alike(own[:-1] for own in parts)
+    tail = _alike(own[:head:-1] for own in parts)
+    shared = "".join(f"{word}, " for word in parts[0][:head])
+    kept = [", ".join(own[head : len(own) - tail]) for own in parts]
+    return [label.replace(shared, "") if shared else label for label in kept]
+
+
+def _alike(parts: Iterable[Sequence[str]]) -> int:
+    """How many words all begin with."""
+    pairs = zip(*parts, strict=False)
+    return sum(1 for _ in takewhile(lambda words: len({*words}) == 1, pairs))
 
 
 def asks_for_log(values: Sequence[float]) -> bool:
