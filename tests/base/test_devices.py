@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quantable.base import devices
 from quantable.base.errors import UserError
+from quantable.base.places import CONF
 from quantable.base.signals import Preempted, listen
 from quantable.base.tick import Tick
 from quantable.config.composition import compose_run
@@ -31,12 +32,8 @@ SMALL = [
     *("model.net.width=0.25", "bits.inner=[4,4]", "bits.ends=[8,8]"),
 ]
 DENSITY = [f"quantizer.callback.{m}_epochs=1" for m in ("min", "max")]
-METHODS = {
-    "none": [],
-    "lsq": [],
-    "pact": [],
-    "dorefa": [],
-    "minmax": [],
+METHODS: dict[str, list[str]] = {path.stem: [] for path in (CONF / "quantizer").glob("*.yaml")}
+METHODS |= {  # those whose phases need words of their own
     "ad": DENSITY,
     "ad_pruning": DENSITY,
     "edge": ["quantizer.callback.epochs=[1,1,1]", "quantizer.callback.update_every=2"],

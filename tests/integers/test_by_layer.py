@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from quantable.base.errors import UserError
+from quantable.integers import by_layer
 from quantable.integers.by_layer import layer_numbers, measure
 from quantable.integers.by_layer.weights import l1_norm, zero_pct
 from quantable.quantization.quantize import FinalLayer
@@ -55,4 +57,13 @@ def test_without_quantized_weights_there_are_none() -> None:
 
 def test_every_file_of_the_folder_has_its_numbers() -> None:
     assert layer_numbers().keys() >= {"zero_pct", "l1_norm"}
-    assert all(number.title and number.unit for number in layer_numbers().values())
+
+
+def test_a_number_that_is_not_defined_is_left_out_and_one_that_is_none_refused(monkeypatch) -> None:
+    def of(value: float | None) -> dict | None:
+        monkeypatch.setattr(by_layer, "layer_numbers", lambda: {"mine": lambda layer: value})
+        return measure([layer([[1]])])
+
+    assert of(None) == {"mine": {}}
+    with pytest.raises(UserError, match="number by layer 'mine': nan of layer 'conv'"):
+        of(float("nan"))

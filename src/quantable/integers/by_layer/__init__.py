@@ -6,9 +6,9 @@ that a paper adds a file and edits none.
 
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from math import isfinite
 
 from quantable.base.errors import UserError
 from quantable.quantization.quantize import FinalLayer
@@ -17,14 +17,8 @@ ByLayer = dict[str, dict[str, float]]
 """Number -> layer -> value."""
 
 
-@dataclass(frozen=True)
-class LayerNumber:
-    """A number of a layer, and how it is shown."""
-
-    title: str
-    unit: str  # "1" where there is none
-    decimals: int
-    of: Callable[[FinalLayer], float]
+LayerNumber = Callable[[FinalLayer], float | None]
+"""A number of a layer; None where it is not defined. The name ends in its unit."""
 
 
 @cache
@@ -37,7 +31,7 @@ def layer_numbers() -> dict[str, LayerNumber]:
 def joined(files: Mapping[str, Mapping[str, LayerNumber]]) -> dict[str, LayerNumber]:
     """The numbers of all files; a name twice is an error.
 
-    >>> one = {"sum": LayerNumber("sum", "1", 0, lambda layer: float(layer.integers.sum()))}
+    >>> one = {"sum": lambda layer: float(layer.integers.sum())}
     >>> joined({"a": one, "b": one})
     Traceback (most recent call last):
     quantable.base.errors.UserError: integers/by_layer/b.py: 'sum' is in another file too
@@ -51,12 +45,19 @@ def joined(files: Mapping[str, Mapping[str, LayerNumber]]) -> dict[str, LayerNum
 
 
 def measure(layers: Iterable[FinalLayer]) -> ByLayer | None:
-    """Every number of each layer; None where there is no layer."""
+    """Every number of each layer that has it; None where there is no layer.
+
+    Raises UserError where a number is none that a record can hold.
+    """
     numbers = layer_numbers()
     found: ByLayer = {name: {} for name in numbers}
     measured = False
     for layer in layers:  # one at a time: the integers of a layer are large
         measured = True
         for name, number in numbers.items():
-            found[name][layer.name] = number.of(layer)
+            if (value := number(layer)) is None:
+                continue
+            if not isfinite(value):
+                raise UserError(f"number by layer '{name}': {value} of layer '{layer.name}'")
+            found[name][layer.name] = value
     return found if measured else None
