@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -19,7 +20,7 @@ from quantable.methods.edge import StepAndClip
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
 from quantable.methods.pact import PACT
-from quantable.quantization.quantize import Quantize
+from quantable.quantization.quantize import Quantize, _set_width
 from quantable.quantization.quantizer import Quantizer
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -199,6 +200,30 @@ def test_a_network_without_layers_and_a_second_callback_are_mistakes() -> None:
         build().attach(net, INPUT_SIZE)
     with pytest.raises(UserError, match="this callback has a network already"):
         quantize.attach(Net(), INPUT_SIZE)
+
+
+class Blend(MinMax):
+    """Reads its width off a parameter until one is set, as a search by gradients does."""
+
+    bits_follow = True
+
+    @property
+    def bits(self) -> int:
+        return self._bits if self.settled else math.ceil(self.width)
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        self._bits, self.settled = bits, self.made
+
+    made, settled, width = False, False, 3.9
+
+
+def test_set_bits_reaches_a_quantizer_that_only_reads_that_width_off_a_parameter() -> None:
+    blend = Blend(8, signed=True, batched=False)
+    blend.made = True
+    assert (blend.bits, blend.settled) == (4, False)
+    _set_width({"conv": blend}, "conv", 4)
+    assert (blend.bits, blend.settled) == (4, True)
 
 
 def test_set_bits_names_mistakes() -> None:

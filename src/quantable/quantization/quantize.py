@@ -182,7 +182,8 @@ def _width(quantizers: Mapping[str, Quantizer], name: str) -> int:
 
 
 def _set_width(quantizers: Mapping[str, Quantizer], name: str, bits: int) -> None:
-    if _width(quantizers, name) == bits:
+    follows = name in quantizers and quantizers[name].bits_follow
+    if _width(quantizers, name) == bits and not follows:
         return
     if name not in quantizers:
         raise UserError(f"set_bits: an operand of layer '{name}' is float: it has no quantizer")

@@ -54,6 +54,10 @@ class Quantizer(nn.Module, ABC):
     ``layer`` is what it may know of its layer, once it is in a network; no part of the state.
     """
 
+    bits_follow = (
+        False  # whether ``bits`` are read off parameters: then assigning them always counts
+    )
+
     def __init__(
         self,
         bits: int,

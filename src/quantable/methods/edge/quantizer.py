@@ -63,6 +63,8 @@ class StepAndClip(Quantizer):
     training, evaluation uses what its own batch would set, and keeps nothing.
     """
 
+    bits_follow = True
+
     def make_state(self) -> None:
         """One step and one clip, or one of each for each channel."""
         self.step = nn.Parameter(torch.ones(self.shape))  # (c,) or scalar: d

@@ -64,18 +64,33 @@ def describe(
         name,
         Plot(
             title[0].upper() + title[1:],
-            said_below(panels, hulls=join is not None),
+            f"{towards(shown)} {said_below(panels, hulls=join is not None)}".rstrip(),
             panels,
             records_behind(reporter, asked.y),
         ),
     )
 
 
+def towards(columns: Sequence[str]) -> str:
+    """Say which corner is better: of what is saved, such as a compression, more is.
+
+    >>> towards(["bops_g"]), towards(["weight_compression"])
+    ('Up and to the left is better.', 'Up and to the right is better.')
+    """
+    sides = {"right" if is_saving(column) else "left" for column in columns}
+    return f"Up and to the {sides.pop()} is better." if len(sides) == 1 else "Up is better."
+
+
+def is_saving(column: str) -> bool:
+    """Whether a column says how many times less there is than before."""
+    return COLUMNS[column].unit == "x"
+
+
 def said_below(panels: Sequence[Panel], *, hulls: bool = False) -> str:
     """What a reader must know of the marks that are there."""
     series = [one for panel in panels for one in panel.series]
     points = [point for one in series for point in one.points]
-    words = ["Up and to the left is better."] + ["Lines: convex hulls."] * hulls
+    words = ["Lines: convex hulls."] * hulls
     if any(panel.best for panel in panels):
         words.append("Dashed steps join what nothing beats.")
     if any(one.small for one in series):
@@ -105,7 +120,8 @@ def described_panel(reporter: Reporter, x: str, y: str, join: "Join") -> tuple[P
     levels = [level for row in floats if (level := _level(reporter, row, y))]
     axis = Axis(heading(x), log=asks_for_log([s.point.x for s in spots]))
     searched = len({s.looks.short for s in spots if s.budget}) > 1
-    best = () if join is not all_points or searched else frontier([s.point for s in spots])
+    stepless = join is not all_points or searched or is_saving(x)
+    best = () if stepless else frontier([s.point for s in spots])
     series = series_from(spots, join)
     return Panel(axis, Axis(heading(y)), series, levels, best), spots
 
