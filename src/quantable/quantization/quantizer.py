@@ -54,9 +54,7 @@ class Quantizer(nn.Module, ABC):
     ``layer`` is what it may know of its layer, once it is in a network; no part of the state.
     """
 
-    bits_follow = (
-        False  # whether ``bits`` are read off parameters: then assigning them always counts
-    )
+    bits_follow = False  # whether ``bits`` are read off parameters: assigning them always counts
 
     def __init__(
         self,
