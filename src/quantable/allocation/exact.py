@@ -21,6 +21,8 @@ from math import ceil, lcm
 from operator import add, gt
 
 WIDTHS = (10, 100, 1_000, 20_000)  # states kept at once: a good policy makes the next sweep small
+RELAXED = 1_000  # the width from which prices of several budgets are those of the linear relaxation
+CLIPPED = 10**6  # greatest loss shown to the solver; 1 is a group's share of the budgets' worth
 ROUNDS = 8  # in which each budget gets its price in turn
 
 # Loss, costs, picks as the digits of a number, loss at the prices: sorted, the best comes first.
@@ -58,10 +60,13 @@ def solve(groups: Groups, limits: Sequence[int]) -> Solution:
     Solution(picks=[0, 1], loss=3, bound=3)
     """
     prices = _prices(groups, limits)
-    priced, unit = _priced(groups, prices)
-    free = sum((price * limit for price, limit in zip(prices, limits, strict=True)), Fraction(0))
     best: State | None = None
     for width in WIDTHS:
+        if width == RELAXED and len(limits) > 1:
+            candidates = (prices, _relaxed_prices(groups, limits, prices))
+            prices = max(candidates, key=lambda prices: _bound(groups, limits, prices))
+        priced, unit = _priced(groups, prices)
+        free = _value(limits, prices)
         most = None if best is None else int((best[0] + free) * unit)
         found, left_out = _sweep(groups, priced, limits, most, width)
         best = min((state for state in (best, found) if state), default=None)
@@ -72,6 +77,15 @@ def solve(groups: Groups, limits: Sequence[int]) -> Solution:
         return Solution(None, None, bound)
     loss, _, picks, _ = best
     return Solution(_digits(picks, groups), loss, loss if bound is None else min(bound, loss))
+
+
+def _value(limits: Sequence[int], prices: Sequence[Fraction]) -> Fraction:
+    return sum((price * limit for price, limit in zip(prices, limits, strict=True)), Fraction(0))
+
+
+def _bound(groups: Groups, limits: Sequence[int], prices: Sequence[Fraction]) -> Fraction:
+    priced, unit = _priced(groups, prices)
+    return Fraction(sum(map(min, priced)), unit) - _value(limits, prices)
 
 
 def _sweep(
@@ -195,3 +209,33 @@ def _price(losses: Sequence[Sequence[int]], costs: Sequence[Sequence[int]], limi
 
     place = bisect_left(rising, -limit, key=lambda price: -spent(price))
     return Fraction(rising[min(place, len(rising) - 1)]) * Fraction(size, most)
+
+
+def _relaxed_prices(
+    groups: Groups, limits: Sequence[int], guess: Sequence[Fraction]
+) -> list[Fraction]:
+    """Prices of the linear relaxation: one at a time, they may stop short of the best bound."""
+    import numpy as np  # SciPy only where something is hard
+    from scipy.optimize import linprog
+
+    size = _value([max(1, abs(limit)) for limit in limits], guess) / len(groups) or Fraction(1)
+    options = [option for group in groups for option in group]
+    costs = [[option.cost[k] for option in options] for k in range(len(limits))]
+    scale = [max([1, abs(limit), *map(abs, row)]) for row, limit in zip(costs, limits, strict=True)]
+    lost = [(o.loss - min(other.loss for other in group)) / size for group in groups for o in group]
+    one_each = np.zeros((len(groups), len(lost)))
+    ends = np.cumsum([len(group) for group in groups])
+    for row, group, end in zip(one_each, groups, ends, strict=True):
+        row[end - len(group) : end] = 1
+    result = linprog(
+        [float(min(loss, Fraction(CLIPPED))) for loss in lost],
+        A_ub=[[cost / most for cost in row] for row, most in zip(costs, scale, strict=True)],
+        b_ub=[limit / most for limit, most in zip(limits, scale, strict=True)],
+        A_eq=one_each,
+        b_eq=np.ones(len(groups)),
+        method="highs",
+    )
+    if result.x is None:
+        return list(guess)
+    prices = np.maximum(0, -result.ineqlin.marginals)
+    return [Fraction(float(x)) * size / most for x, most in zip(prices, scale, strict=True)]
