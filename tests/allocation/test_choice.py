@@ -98,6 +98,13 @@ def test_a_budget_that_nothing_meets(greedy: bool) -> None:
         chosen(record, SMALL, linear=0.45)
 
 
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_score_that_is_no_number_is_refused(greedy: bool) -> None:
+    record = searched((["a"], 3.0), (["b"], float("nan")), greedy=greedy)
+    with pytest.raises(UserError, match="loss of layer 'b' at 2/2 bits: nan is no number"):
+        chosen(record, SMALL, linear=0.9)
+
+
 def test_only_a_search_has_scores() -> None:
     record = searched((["a"], 1.0)).model_copy(update={"scores": None})
     with pytest.raises(UserError, match="is no search"):

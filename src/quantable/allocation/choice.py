@@ -4,11 +4,11 @@ Budgets are shares of what the searched layers cost before the search; layers ou
 the last, exceptions by name) keep their bits and are counted on neither side.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from quantable.allocation.knapsack import Budget, allocate
+from quantable.allocation.knapsack import Budget, allocate, check_losses
 from quantable.base.bits import Bits, bit_map
 from quantable.base.errors import UserError, unknown
 from quantable.cost.costs import COSTS, Shapes
@@ -53,10 +53,8 @@ def choose(
         }
         for name in budgets
     }
-    if scores.greedy:
-        bits, objective, bound, solver = _go_down(scores, costs, limits)
-    else:
-        bits, objective, bound, solver = _solve(scores, costs, limits)
+    limited = [Budget(name, COSTS[name].unit, costs[name], limits[name]) for name in budgets]
+    bits, objective, bound, solver = (_go_down if scores.greedy else _solve)(scores, limited)
     others = bit_map(
         by_name,
         inner=high,
@@ -73,12 +71,8 @@ def choose(
             start=start,
             loss={"+".join(item.layers): item.loss for item in scores.items},
             budgets={
-                name: Spent(
-                    unit=COSTS[name].unit,
-                    limit=limits[name],
-                    spent=sum(costs[name][layer][width] for layer, width in bits.items()),
-                )
-                for name in budgets
+                budget.name: Spent(unit=budget.unit, limit=budget.limit, spent=budget.spent(bits))
+                for budget in limited
             },
             solver=solver,
             objective=objective,
@@ -112,36 +106,28 @@ def _limit(share: float, whole: float) -> float:
     return float(int(exact) if float(whole).is_integer() else exact)
 
 
-Costs = Mapping[str, Mapping[str, Mapping[Bits, float]]]
 Found = tuple[dict[str, Bits], float, float | None, str]
 
 
-def _solve(scores: Scores, costs: Costs, limits: Mapping[str, float]) -> Found:
+def _solve(scores: Scores, budgets: Sequence[Budget]) -> Found:
     """Least sum of losses; the loss of an item is that of its first layer, the others add none."""
     loss = {
         name: {pair_of(word): value if i == 0 else 0.0 for word, value in item.loss.items()}
         for item in scores.items
         for i, name in enumerate(item.layers)
     }
-    found = allocate(
-        loss,
-        [Budget(name, COSTS[name].unit, costs[name], limits[name]) for name in costs],
-        ties=[item.layers for item in scores.items],
-    )
+    found = allocate(loss, budgets, ties=[item.layers for item in scores.items])
     return found.bits, found.loss, found.bound, found.status
 
 
-def _go_down(scores: Scores, costs: Costs, limits: Mapping[str, float]) -> Found:
+def _go_down(scores: Scores, budgets: Sequence[Budget]) -> Found:
     """Items go to fewer bits, that of the smallest loss first, until every budget is met."""
     high, low = (pair_of(word) for word in scores.items[0].loss)
+    check_losses({item.layers[0]: {low: item.loss[word_of(low)]} for item in scores.items})
     bits = {name: high for item in scores.items for name in item.layers}
 
     def over() -> list[str]:
-        return [
-            name
-            for name in costs
-            if sum(costs[name][layer][width] for layer, width in bits.items()) > limits[name]
-        ]
+        return [budget.name for budget in budgets if not budget.keeps(bits)]
 
     spent = 0.0
     for item in sorted(scores.items, key=lambda item: item.loss[word_of(low)]):

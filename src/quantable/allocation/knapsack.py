@@ -2,8 +2,9 @@ r"""Multiple-choice knapsack: one option for every layer, least loss within budg
 
 .. math:: \min \sum_l \Omega_l(b_l) \quad \text{s.t.} \quad \sum_l c_{kl}(b_l) \le C_k
 
-Solved as an integer linear program by HiGHS through SciPy, with a relative gap of 0: at the default
-gap (1e-4) the optimum of a published program is missed by several bits.
+All numbers are the rationals that their floats stand for, so that no spread of the losses hides a
+small one. Of policies of equal loss, that which spends least of the first budget is chosen, then of
+the second and so on; then the one with more bits in the first layer where they differ.
 """
 
 import math
@@ -11,25 +12,50 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from quantable.allocation.exact import Option, solve
 from quantable.base.bits import Bits
 from quantable.base.errors import UserError, unknown
 
 Numbers = Mapping[str, Mapping[Bits, float]]  # layer -> bit-widths -> number
 
+OPTIMAL, NOT_PROVED = "Optimal", "Not proved to be optimal"
+ROUNDING = Fraction(1, 10**12)  # of a limit: what sums of floats that are not whole may be off
+
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on the sum of costs: MACs x bits, bit operations, bytes, energy or milliseconds."""
+    """A limit on the sum of costs: MACs x bits, bit operations, bytes, energy or milliseconds.
+
+    Sums of whole costs keep it exactly, others up to ``ROUNDING``.
+    """
 
     name: str
     unit: str
     cost: Numbers
     limit: float
 
+    def spent(self, bits: Mapping[str, Bits]) -> float:
+        """What a policy costs."""
+        return float(self._sum(bits))
+
+    def keeps(self, bits: Mapping[str, Bits]) -> bool:
+        """Whether a policy is within the limit."""
+        return self._sum(bits) <= self.most
+
+    def _sum(self, bits: Mapping[str, Bits]) -> Fraction:
+        return sum((Fraction(self.cost[name][b]) for name, b in bits.items()), Fraction(0))
+
+    @property
+    def most(self) -> Fraction:
+        """The greatest sum of costs that keeps the limit."""
+        whole = all(float(cost).is_integer() for of in self.cost.values() for cost in of.values())
+        limit = Fraction(self.limit)
+        return limit if whole else limit + ROUNDING * abs(limit)
+
 
 @dataclass(frozen=True)
 class Allocation:
-    """A policy, its loss, what it spends of each budget, and how sure the solver is."""
+    """A policy, its loss, what it spends of each budget, and whether it is proved to be best."""
 
     bits: dict[str, Bits]
     loss: float
@@ -49,46 +75,82 @@ def allocate(
     """Choose bit-widths for every layer of ``loss``; tied layers get the same ones.
 
     An infinite loss forbids an option.
-    Raises UserError where a budget lacks a layer or option, a tie names no layer, or no policy
-    meets the budgets: then with the least that is feasible for each budget alone.
+    Raises UserError where a loss, cost or limit is no number, a budget lacks a layer or option, a
+    tie names no layer, or no policy meets the budgets: then with the least that is feasible for
+    each budget alone.
     """
-    import numpy as np  # SciPy only where something is solved
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
+    check_losses(loss)
+    for budget in budgets:
+        _check_budget(budget)
     groups = _groups(loss, ties)
     options = [_options(group, loss, budgets) for group in groups]
-    chosen = [(g, bits) for g, found in enumerate(options) for bits in found]
 
-    def totals(numbers: Numbers) -> list[float]:
-        return [sum(numbers[name][bits] for name in groups[g]) for g, bits in chosen]
+    def totals(numbers: Numbers) -> list[list[Fraction]]:
+        return [
+            [sum((Fraction(numbers[name][bits]) for name in group), Fraction(0)) for bits in found]
+            for group, found in zip(groups, options, strict=True)
+        ]
 
-    one_each = np.zeros((len(groups), len(chosen)))
-    for column, (g, _) in enumerate(chosen):
-        one_each[g, column] = 1
-    constraints = [LinearConstraint(one_each, 1, 1)]
-    for budget in budgets:
-        row, limit = _scaled(totals(budget.cost), budget.limit)
-        constraints.append(LinearConstraint([row], -np.inf, limit))
-    objective = np.array(totals(loss))
-    scale = float(np.abs(objective).max()) or 1.0
-    result = milp(
-        objective / scale,
-        integrality=np.ones(len(chosen)),
-        bounds=Bounds(0, 1),
-        constraints=constraints,
-        options={"mip_rel_gap": 0},
+    losses, unit = _whole(totals(loss))
+    costs = [_whole(totals(budget.cost)) for budget in budgets]
+    solution = solve(
+        [
+            [Option(row[0], row[1:]) for row in zip(*rows, strict=True)]
+            for rows in zip(losses, *(cost for cost, _ in costs), strict=True)
+        ],
+        [math.floor(b.most / size) for b, (_, size) in zip(budgets, costs, strict=True)],
     )
-    if result.x is None:
-        raise _infeasible(budgets, groups, options)
-    picks = [pair for pair, taken in zip(chosen, result.x, strict=True) if taken > 0.5]
-    bits = {name: width for g, width in picks for name in groups[g]}
+    if solution.picks is None or solution.loss is None or solution.bound is None:
+        raise _infeasible(budgets, groups, options, proved=solution.bound is None)
+    widths = {
+        name: found[pick]
+        for group, found, pick in zip(groups, options, solution.picks, strict=True)
+        for name in group
+    }
+    bits = {name: widths[name] for name in loss}
     return Allocation(
-        bits={name: bits[name] for name in loss},
-        loss=sum(loss[name][bits[name]] for name in loss),
-        spent={b.name: sum(b.cost[name][bits[name]] for name in loss) for b in budgets},
-        bound=float(result.mip_dual_bound) * scale,
-        status=str(result.message),
+        bits=bits,
+        loss=float(solution.loss * unit),
+        spent={budget.name: budget.spent(bits) for budget in budgets},
+        bound=float(solution.bound * unit),
+        status=OPTIMAL if solution.bound == solution.loss else NOT_PROVED,
     )
+
+
+def check_losses(loss: Numbers) -> None:
+    """Raise where a loss is NaN, or one that no sum can hold."""
+    for name, options in loss.items():
+        for bits, value in options.items():
+            if math.isnan(value) or value == -math.inf:
+                raise UserError(f"loss of layer '{name}' at {_words(bits)}: {value} is no number")
+
+
+def _check_budget(budget: Budget) -> None:
+    for name, options in budget.cost.items():
+        for bits, value in options.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"budget {budget.name}: cost of layer '{name}' at {_words(bits)}: "
+                    f"{value} is no number"
+                )
+    if not math.isfinite(budget.limit):
+        raise UserError(f"budget {budget.name}: limit: {budget.limit} is no number")
+
+
+def _words(bits: Bits) -> str:
+    return f"{bits.weight}/{bits.act} bits"
+
+
+def _whole(numbers: Sequence[Sequence[Fraction]]) -> tuple[list[list[int]], Fraction]:
+    """Whole numbers without a common divisor, and the unit they are counts of.
+
+    >>> _whole([[Fraction(3, 2)], [Fraction(3), Fraction(0)]])
+    ([[1], [2, 0]], Fraction(3, 2))
+    """
+    flat = [number for row in numbers for number in row]
+    parts = math.lcm(*(number.denominator for number in flat))
+    unit = Fraction(math.gcd(*(int(number * parts) for number in flat)) or 1, parts)
+    return [[int(number / unit) for number in row] for row in numbers], unit
 
 
 def _groups(loss: Numbers, ties: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -106,10 +168,10 @@ def _groups(loss: Numbers, ties: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _options(group: Sequence[str], loss: Numbers, budgets: Sequence[Budget]) -> list[Bits]:
-    """Bit-widths that every layer of a group may have."""
+    """Bit-widths that every layer of a group may have, most bits first."""
     options = [
         bits
-        for bits in loss[group[0]]
+        for bits in sorted(loss[group[0]], key=lambda b: (-b.weight - b.act, -b.weight))
         if all(loss[name].get(bits, math.inf) < math.inf for name in group)
     ]
     if not options:
@@ -121,20 +183,12 @@ def _options(group: Sequence[str], loss: Numbers, budgets: Sequence[Budget]) -> 
     return options
 
 
-def _scaled(costs: Sequence[float], limit: float) -> tuple[list[float], float]:
-    """Whole numbers without a common divisor where the costs are whole; else divided by the limit.
-
-    The solver accepts violations of about 1e-6, which is less than one unit of whole numbers.
-    """
-    if all(float(cost).is_integer() for cost in costs):
-        unit = math.gcd(*(int(cost) for cost in costs)) or 1
-        return [int(cost) // unit for cost in costs], float(Fraction(limit) // unit)
-    size = abs(limit) or 1.0
-    return [cost / size for cost in costs], limit / size
-
-
 def _infeasible(
-    budgets: Sequence[Budget], groups: Sequence[Sequence[str]], options: Sequence[Sequence[Bits]]
+    budgets: Sequence[Budget],
+    groups: Sequence[Sequence[str]],
+    options: Sequence[Sequence[Bits]],
+    *,
+    proved: bool,
 ) -> UserError:
     least = [
         sum(
@@ -147,4 +201,5 @@ def _infeasible(
         f"{budget.name} at most {budget.limit:g} {budget.unit}, the least is {low:g} {budget.unit}"
         for budget, low in zip(budgets, least, strict=True)
     ]
-    return UserError(f"no bit-widths meet the budgets: {'; '.join(words)}")
+    none = "no bit-widths meet the budgets" if proved else "found no bit-widths within the budgets"
+    return UserError(f"{none}: {'; '.join(words)}")

@@ -317,8 +317,7 @@ def _reason(
     objective = program.objective(found.loss)
     if differing:
         objective = f"{program.objective(problem.lost(published))} published, {objective} ours"
-    solver = found.status.partition("(")[2].rstrip(")") or found.status
-    proof = f"{solver}, bound {found.bound:.6f}, gap {abs(round(found.gap, 9)):g}"
+    proof = f"{found.status}, bound {found.bound:.6f}, gap {found.gap:g}"
     if excesses := problem.excesses(published):
         differing.append(f"the published bits exceed the limit: {', '.join(excesses)}")
     return "; ".join([*differing, objective, proof])

@@ -37,7 +37,7 @@ class Choice(_Part):
     start: str | None  # signature of the run whose network was searched; null: its first weights
     loss: dict[str, dict[str, float]]  # item -> "weight/activation" bits -> what the rule minimises
     budgets: dict[str, Spent]
-    solver: str  # its own words on how it ended
+    solver: str  # how it ended: Optimal only where that is proved
     objective: float
     bound: float | None  # no choice within the budgets has a smaller objective
 
