@@ -13,26 +13,43 @@ from quantable.data.encodings import beginning
 from quantable.data.rows import Encoded
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+FOREIGN = ("@eaDir", "__MACOSX")  # what servers and archives leave beside the images
 SPLIT_FOLDERS = ("train", "test", "val", "valid", "validation")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether an editor, a system or a server left it there: hidden names, and ``FOREIGN``.
+
+    >>> [is_foreign(name) for name in (".ipynb_checkpoints", "._x.png", "x.png")]
+    [True, True, False]
+    """
+    return name.startswith(".") or name in FOREIGN
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in ``folder``, sorted by name; none where there is no such folder."""
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if not is_foreign(p.name) and p.is_dir())
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is one of the images."""
+    return not is_foreign(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def image_files(folder: Path) -> list[Path]:
     """The image files in ``folder``, sorted by name."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if is_image(path.name))
 
 
 def beginnings(folder: Path) -> Iterator[bytes]:
     """The beginning of every image in ``folder``, in any order."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            if is_image(entry.name):
                 yield beginning(entry.path)
 
 

@@ -12,7 +12,7 @@ from quantable.base.places import ROOT
 from quantable.data.archives import CifarPickles, Idx
 from quantable.data.encodings import JPEG, WEBP, loss
 from quantable.data.folders import ClassFolders, TinyFolders, subfolders
-from quantable.data.parquet import Parquet
+from quantable.data.parquet import Parquet, parquet_files
 from quantable.data.rows import Encoded, Pixels
 
 
@@ -94,7 +94,7 @@ def copy_of(
     only where the user allows a ``part``; then what lossy encodings did to ``lossless`` originals:
     "jpeg" if to all images, "jpeg121" if to so many.
     """
-    files = list(layout.folder.glob("*.parquet"))
+    files = parquet_files(layout.folder)
     if files and all(path.name.startswith("sample") for path in files):
         return Copy("sample", "sample")
     found = [Copy("part", words)] if part and (words := _fewer(layout, splits, counts)) else []

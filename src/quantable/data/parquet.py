@@ -19,6 +19,12 @@ IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
 
 
+def parquet_files(folder: Path, name: str = "") -> list[Path]:
+    """The parquet files in ``folder`` whose names begin with ``name``, sorted, but hidden ones."""
+    found = folder.glob(f"{name}*.parquet")
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
 @contextmanager
 def open_parquet(path: Path) -> Iterator["pq.ParquetFile"]:
     """Open one file; whatever is wrong with it is an error that names it."""
@@ -85,11 +91,11 @@ class Parquet:
     @classmethod
     def at(cls, folder: Path) -> Self | None:
         """Recognize the folder by any parquet file."""
-        return cls(folder) if any(folder.glob("*.parquet")) else None
+        return cls(folder) if parquet_files(folder) else None
 
     def heads(self) -> Iterator[bytes]:
         """Every image, out of one row group at a time."""
-        for path in sorted(self.folder.glob("*.parquet")):
+        for path in parquet_files(self.folder):
             with open_parquet(path) as file:
                 image, _ = columns_of(file, path)
                 for group in range(file.num_row_groups):
@@ -109,7 +115,7 @@ class Parquet:
     def files(self, names: Sequence[str]) -> list[Path]:
         """The shards of the first split of ``names`` that is there."""
         for name in names:
-            if files := sorted(self.folder.glob(f"{name}*.parquet")):
+            if files := parquet_files(self.folder, name):
                 return files
         raise UserError(f"{self.folder}: no {' or '.join(f'{n}*.parquet' for n in names)}")
 
