@@ -1,5 +1,6 @@
 """The public hubs' parquet layout: a column of encoded images and one of labels (no torch)."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,16 @@ def label_values(column: "pa.ChunkedArray", path: Path) -> np.ndarray:
     return labels.astype(np.int64)
 
 
+def class_names(file: "pq.ParquetFile", label: str) -> Sequence[str] | None:
+    """What the hubs' metadata calls the classes of the column ``label``."""
+    raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(raw or b"")["info"]["features"][label]["names"]
+    except (ValueError, LookupError, TypeError):  # written by others: any may be missing
+        return None
+    return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None
+
+
 @dataclass(frozen=True)
 class Parquet:
     """``train*.parquet``, ``test*.parquet`` or ``valid*.parquet``, in shards or not."""
@@ -136,4 +147,26 @@ class Parquet:
             path, line = origins[row]
             return f"{path}, row {line}"
 
-        return Encoded(items, np.concatenate(labels), where)
+        return Encoded(items, np.concatenate(labels), where, self.classes(names))
+
+    def labels(self, names: Sequence[str]) -> Encoded:
+        """The split without its images."""
+        found: list[np.ndarray] = []
+        for path in self.files(names):
+            with open_parquet(path) as file:
+                _, label = columns_of(file, path)
+                found.append(label_values(file.read(columns=[label])[label], path))
+        where = f"{self.folder}, {names[0]}, row"
+        labels = np.concatenate(found)
+        return Encoded((), labels, lambda row: f"{where} {row}", self.classes(names))
+
+    def classes(self, names: Sequence[str]) -> Sequence[str] | None:
+        """Names of the classes, which all files must have in the same order; None without any."""
+        first: tuple[Path, Sequence[str]] | None = None
+        for path in (*parquet_files(self.folder)[:1], *self.files(names)):
+            with open_parquet(path) as file:
+                found = class_names(file, columns_of(file, path)[1])
+            if found is not None and first is not None and found != first[1]:
+                raise UserError(f"{path}: its classes are numbered otherwise than in {first[0]}")
+            first = first if found is None else (path, found)
+        return None if first is None else first[1]

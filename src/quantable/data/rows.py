@@ -4,10 +4,11 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from quantable.base.errors import UserError
 
@@ -25,6 +26,7 @@ class Pixels:
     images: Array
     labels: Array
     folder: Path
+    classes: ClassVar[None] = None  # arrays come without names of their classes
 
     def where(self, row: int) -> str:
         """Name image ``row`` in an error message."""
@@ -47,6 +49,7 @@ class Encoded:
     items: Sequence[bytes | Path]
     labels: Array
     where: Callable[[int], str]
+    classes: Sequence[str] | None  # name of each label, where the copy has names
 
     def decode(self, rows: Sequence[int], size: Sequence[int]) -> Array:
         """Images ``rows`` as (n, h, w, c) uint8; ``size`` is (c, h, w).
@@ -81,7 +84,7 @@ def open_image(item: bytes | Path, where: str, *, channels: int) -> Image.Image:
     return decoded
 
 
-def deeper_than_8_bits(image: Image.Image) -> str | None:
+def deeper_than_8_bits(image: ImageFile) -> str | None:
     """What an opened image has more than 8 bits in a channel; None where it has not.
 
     A PNG of 16 bits is of the mode RGB, too: the decoder that waits for its pixels tells it.
