@@ -51,6 +51,11 @@ class Encoded:
     where: Callable[[int], str]
     classes: Sequence[str] | None  # name of each label, where the copy has names
 
+    def taken(self, order: Array) -> "Encoded":
+        """The rows in another order."""
+        items = [self.items[row] for row in order]
+        return Encoded(items, self.labels[order], lambda row: self.where(order[row]), self.classes)
+
     def decode(self, rows: Sequence[int], size: Sequence[int]) -> Array:
         """Images ``rows`` as (n, h, w, c) uint8; ``size`` is (c, h, w).
 

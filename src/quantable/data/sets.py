@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from quantable.base.errors import UserError, unknown
+from quantable.data.folders import ClassFolders
 from quantable.data.known import OF_SET, class_numbers, looks_like
 from quantable.data.layouts import (
     Copy,
@@ -154,6 +155,8 @@ class ImageSet:
         """The "train" or "test" rows as they lie on disk, count and labels checked."""
         rows = self.layout().read(self.splits[split])
         rows = replace(rows, labels=self.numbered(rows))
+        if isinstance(self.layout(), ClassFolders) and isinstance(rows, Encoded):
+            rows = rows.taken(np.argsort(rows.labels, kind="stable"))  # not by the folders' names
         self.check(split, rows, expected=self.counts[split])
         return rows
 
