@@ -1,5 +1,7 @@
 """Which set lies under a root, and which number each of its classes has."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from written_sets import (
@@ -14,7 +16,7 @@ from written_sets import (
 
 from quantable.base.errors import UserError
 from quantable.data.imagenet import StreamedImages
-from quantable.data.known import MNIST_COUNTS, OF_SET, class_numbers, classes_of
+from quantable.data.known import IDX_LABELS, MNIST_COUNTS, OF_SET, class_numbers, classes_of
 
 CIFAR10, FASHION = classes_of("CIFAR-10"), classes_of("Fashion-MNIST")
 
@@ -174,3 +176,17 @@ def test_two_sets_that_nothing_tells_apart_are_not_guessed(tmp_path, described) 
         described(tmp_path, "fashion_mnist", 20).read()
     idx_set(tmp_path, grey(20, 7, size=28, channels=1), np.arange(20) % 10)
     assert (described(tmp_path, "fashion_mnist", 20).read().images["test"] == 7).all()
+
+
+def test_a_complete_copy_with_other_labels_is_named(tmp_path, described, monkeypatch) -> None:
+    labels = np.arange(60_000) % 10
+    idx_set(tmp_path / "other", grey(60_000, size=1, channels=1), labels)
+    source = described(tmp_path / "other", "fashion_mnist", 60_000)
+    assert source.variant == "other"
+    assert source.full_title == "Fashion-MNIST (other labels than published)"
+    idx_set(tmp_path / "set", grey(60_000, size=1, channels=1), labels[::-1])
+    published = hashlib.sha256(bytes(labels[::-1].tolist())).hexdigest()
+    monkeypatch.setitem(IDX_LABELS, "fashion_mnist", published)
+    assert described(tmp_path / "set", "fashion_mnist", 60_000).variant == ""
+    both = described(tmp_path, "fashion_mnist", 60_000, input_size=[1, 1, 1])
+    assert (both.layout().folder.name, both.variant) == ("set", "")

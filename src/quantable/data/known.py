@@ -64,6 +64,9 @@ OF_SET = {
 # Training images of each digit; the sets that are like it have as many of each class.
 MNIST_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 
+# SHA-256 of the published training labels, one byte each, in the order of the IDX file.
+IDX_LABELS = {"fashion_mnist": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"}
+
 
 @cache
 def classes_of(title: str) -> Sequence[str]:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from quantable.base.errors import UserError, unknown
+from quantable.data.archives import Idx
 from quantable.data.folders import ClassFolders
-from quantable.data.known import OF_SET, class_numbers, looks_like
+from quantable.data.known import IDX_LABELS, MNIST_COUNTS, OF_SET, class_numbers, looks_like
 from quantable.data.layouts import (
     Copy,
     Layout,
@@ -26,6 +27,7 @@ from quantable.data.layouts import (
 from quantable.data.rows import Array, Encoded, Pixels
 
 SPLITS = ("train", "val", "test")
+MNIST_IMAGES = sum(MNIST_COUNTS)  # of every set that is like it
 PART_HELD_OUT = Fraction(1500, 11_000)  # of the training images of a part, at most
 
 
@@ -128,18 +130,29 @@ class ImageSet:
                     rows.decode([0], self.input_size)
         except UserError as error:
             return str(error)
-        return None
+        strange = self._has_other_labels(layout)
+        return f"{layout.folder}: other labels than {self.title} has" if strange else None
 
     @cached_property
     def copy(self) -> Copy:
         """How the copy under ``root`` differs from the original set."""
-        return copy_of(
+        found = copy_of(
             self.layout(),
             lossless=self.lossless,
             splits=self.splits,
             counts=self.counts,
             part=self.part,
         )
+        strange = not found.variant and self._has_other_labels(self.layout())
+        return Copy("other", "other labels than published") if strange else found
+
+    def _has_other_labels(self, layout: Layout) -> bool:
+        """Whether a complete copy in IDX files, which name no classes, is of another set."""
+        if not isinstance(layout, Idx) or self.id not in IDX_LABELS:
+            return False
+        labels = layout.labels("train")
+        complete = len(labels) == MNIST_IMAGES
+        return complete and hashlib.sha256(labels.tobytes()).hexdigest() != IDX_LABELS[self.id]
 
     @property
     def variant(self) -> str:
