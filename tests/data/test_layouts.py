@@ -1,12 +1,15 @@
 import gzip
 import io
 import pickle
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from written_sets import (
     class_folders,
@@ -20,6 +23,7 @@ from written_sets import (
 from quantable.base.errors import UserError
 from quantable.data import layouts
 from quantable.data.encodings import beginning, loss
+from quantable.data.images import Images
 from quantable.data.layouts import find_layout, missing, set_present
 
 
@@ -338,6 +342,68 @@ def test_an_image_that_is_none_names_its_file(tmp_path, pixels, labels, image_se
         image_set(tmp_path).read()
 
 
+def deep_rgb_png(value: int, size: int = 32) -> bytes:
+    """A PNG of 16 bits per channel, which Pillow cannot write, by the format's definition."""
+    rows = b"".join(b"\0" + np.full((size, 3), value, ">u2").tobytes() for _ in range(size))
+    head = struct.pack(">IIBBBBB", size, size, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+@pytest.mark.parametrize("write", ["parquet", "folders"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (file_bytes(np.full((32, 32), 300, np.uint16), "PNG"), "16 bits per channel .PNG, mode I;"),
+        (deep_rgb_png(300), "16 bits per channel .PNG, mode RGB.*at most 8 bits"),
+        (file_bytes(np.full((32, 32), 300, np.uint16), "TIFF"), "no PNG or JPEG or BMP or WEBP"),
+        (file_bytes(np.full((32, 32), 0.5, np.float32), "TIFF"), "no PNG or JPEG or BMP or WEBP"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n", "no PNG or JPEG or BMP or WEBP"),
+    ],
+)
+def test_images_of_more_than_8_bits_are_refused(
+    tmp_path, labels, image_set, write, channels, image, message
+) -> None:
+    class_folders(tmp_path, np.zeros((12, 32, 32, 3), np.uint8), labels)
+    path = tmp_path / "test" / "class1" / "04.png"
+    path.write_bytes(image)
+    where = r"class1.04\.png: image "
+    if write == "parquet":
+        tmp_path, where = tmp_path / "parquet", r"test\.parquet, row 4: image "
+        items = [file_bytes(np.zeros((32, 32, 3), np.uint8), "PNG")] * 12
+        write_parquet(tmp_path / "train.parquet", items, labels.tolist())
+        write_parquet(tmp_path / "test.parquet", [*items[:4], image, *items[5:]], labels.tolist())
+    with pytest.raises(UserError, match=where + ".*" + message):
+        image_set(tmp_path, input_size=[channels, 32, 32]).read()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_every_png_of_8_bits_or_fewer_is_read(tmp_path, labels, image_set, mode) -> None:
+    image = Image.new("RGB", (32, 32), "white").convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    for name in ("train", "test"):
+        write_parquet(tmp_path / f"{name}.parquet", [buffer.getvalue()] * 12, labels.tolist())
+    assert (image_set(tmp_path).read().images["test"] == 255).all()
+
+
+def test_what_editors_and_systems_leave_is_looked_past(tmp_path, pixels, labels, image_set) -> None:
+    for write in (class_folders, parquet_set):
+        write(tmp_path / write.__name__, pixels, labels)
+        clean = image_set(tmp_path / write.__name__).read()
+        for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+            (tmp_path / write.__name__ / "train" / name).mkdir(parents=True)
+        for place in ("._train-0.parquet", "train/class0/._00.png"):
+            path = tmp_path / write.__name__ / place
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"\0\5\x16\7" + bytes(78))
+        assert image_set(tmp_path / write.__name__).read().sha256 == clean.sha256
+
+
 def test_an_image_of_another_size_names_both(tmp_path, pixels, labels, image_set) -> None:
     items = [file_bytes(image, "PNG") for image in pixels]
     items[7] = file_bytes(pixels[7, :20], "PNG")
@@ -438,3 +504,25 @@ def test_budgets_do_not_touch_the_held_out_images(tmp_path, pixels, labels, imag
     assert image_set(tmp_path).read().sha256 == whole.sha256
     everything = np.concatenate([whole.images["train"], whole.images["val"]])
     assert len(np.unique(everything.reshape(12, -1), axis=0)) == 12
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_batches_of_an_archive_are_those_of_encoded_images(
+    tmp_path, pixels, labels, image_set, channels_last
+) -> None:
+    write_cifar10(tmp_path / "archive", pixels, labels)
+    parquet_set(tmp_path / "parquet", pixels, labels)
+
+    def batches(name: str) -> list[torch.Tensor]:
+        source = image_set(tmp_path / name)
+        data = Images(source=source, mean=[0.5] * 3, std=[0.2] * 3, crop_padding=2, flip=True)
+        found = (
+            data.train_batches(4, 0, "cpu", channels_last=channels_last),
+            data.eval_batches("val", 4, "cpu", channels_last=channels_last),
+            data.eval_batches("test", 5, "cpu", channels_last=channels_last),
+        )
+        return [tensor for each in found for batch in each for tensor in batch]
+
+    for a, b in zip(batches("archive"), batches("parquet"), strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()

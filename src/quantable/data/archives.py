@@ -168,7 +168,11 @@ class Idx:
         """Read the split that ``names`` call train or test."""
         stem = "train" if "train" in names else "t10k"
         images = read_idx(self.folder / f"{stem}-images-idx3-ubyte{self.suffix}", dims=3)
-        labels = read_idx(self.folder / f"{stem}-labels-idx1-ubyte{self.suffix}", dims=1)
+        labels = self.labels(stem)
         if len(images) != len(labels):
             raise UserError(f"{self.folder}: {len(images)} {stem} images but {len(labels)} labels")
         return Pixels(images[..., None], labels.astype(np.int64), self.folder)
+
+    def labels(self, stem: str) -> Array:
+        """The labels of "train" or "t10k", one byte each."""
+        return read_idx(self.folder / f"{stem}-labels-idx1-ubyte{self.suffix}", dims=1)

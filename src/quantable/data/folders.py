@@ -10,41 +10,59 @@ import numpy as np
 
 from quantable.base.errors import UserError, unknown
 from quantable.data.encodings import beginning
+from quantable.data.known import in_order
 from quantable.data.rows import Encoded
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+FOREIGN = ("@eaDir", "__MACOSX")  # what servers and archives leave beside the images
 SPLIT_FOLDERS = ("train", "test", "val", "valid", "validation")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether an editor, a system or a server left it there: hidden names, and ``FOREIGN``.
+
+    >>> [is_foreign(name) for name in (".ipynb_checkpoints", "._x.png", "x.png")]
+    [True, True, False]
+    """
+    return name.startswith(".") or name in FOREIGN
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in ``folder``, sorted by name; none where there is no such folder."""
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if not is_foreign(p.name) and p.is_dir())
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is one of the images."""
+    return not is_foreign(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def image_files(folder: Path) -> list[Path]:
     """The image files in ``folder``, sorted by name."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.iterdir() if is_image(path.name))
 
 
 def beginnings(folder: Path) -> Iterator[bytes]:
     """The beginning of every image in ``folder``, in any order."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            if is_image(entry.name):
                 yield beginning(entry.path)
 
 
-def encoded(pairs: Iterable[tuple[Path, int]]) -> Encoded:
+def encoded(pairs: Iterable[tuple[Path, int]], classes: Sequence[str]) -> Encoded:
     """Paths with labels as the rows of a split."""
     paths, labels = zip(*pairs, strict=True)
-    return Encoded(paths, np.array(labels, np.int64), lambda row: str(paths[row]))
+    return Encoded(paths, np.array(labels, np.int64), lambda row: str(paths[row]), classes)
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """``train/<class>/*.png`` and ``test/`` or ``val/``; classes are numbered in sorted order."""
+    """``train/<class>/*.png`` and ``test/`` or ``val/``; classes in sorted order."""
 
     folder: Path
     kind: ClassVar[str] = "class folders of images (train/<class>/*, test/<class>/* or val/...)"
@@ -65,7 +83,7 @@ class ClassFolders:
         split = next((self.folder / n for n in names if subfolders(self.folder / n)), None)
         if split is None:
             raise UserError(f"{self.folder}: no class folders under {' or '.join(names)}")
-        classes = [path.name for path in self._class_folders(split)]
+        classes = in_order([path.name for path in self._class_folders(split)])
         folders = {path.name: path for path in subfolders(split)}
         for name in folders.keys() - set(classes):
             raise unknown("class folder", name, classes, str(split))
@@ -76,7 +94,7 @@ class ClassFolders:
             raise UserError(
                 f"{split}: class folders without images ({', '.join(sorted(SUFFIXES))})"
             )
-        return encoded(pairs)
+        return encoded(pairs, classes)
 
     def _class_folders(self, split: Path) -> list[Path]:
         return subfolders(self.folder / "train") or subfolders(split)
@@ -109,7 +127,7 @@ class TinyFolders:
         pairs = list(self._train(classes) if "train" in names else self._val(classes))
         if not pairs:
             raise UserError(f"{self.folder}: no images of the split {names[0]}")
-        return encoded(pairs)
+        return encoded(pairs, list(classes))
 
     def _train(self, classes: dict[str, int]) -> Iterable[tuple[Path, int]]:
         for wnid, label in classes.items():

@@ -210,6 +210,7 @@ class StreamedImages(SetFacts):
         rows = {split: open_rows(layout, source.splits[split]) for split in splits}
         for split, found in rows.items():
             expected = None if self.variant == "sample" else source.counts[split]
+            found.labels = source.numbered(found)
             source.check(split, found, expected=expected)
         return rows
 

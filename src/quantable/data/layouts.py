@@ -1,5 +1,6 @@
 """Which images lie under a folder: found by looking, without torch and without decoding one."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from quantable.base.places import ROOT
 from quantable.data.archives import CifarPickles, Idx
 from quantable.data.encodings import JPEG, WEBP, loss
 from quantable.data.folders import ClassFolders, TinyFolders, subfolders
-from quantable.data.parquet import Parquet
+from quantable.data.parquet import Parquet, parquet_files
 from quantable.data.rows import Encoded, Pixels
 
 
@@ -46,14 +47,17 @@ def resolve_root(root: str | Path) -> Path:
     return (ROOT / Path(root).expanduser()).resolve()
 
 
-def find_layout(root: str | Path) -> Layout | None:
-    """The layout under ``root`` or one folder below it, else None."""
+def find_layouts(root: str | Path) -> Iterator[Layout]:
+    """The layouts in ``root`` and in the folders below it, one of each folder."""
     folder = resolve_root(root)
     for candidate in (folder, *subfolders(folder)):
-        for kind in LAYOUTS:
-            if layout := kind.at(candidate):
-                return layout
-    return None
+        found = (layout for kind in LAYOUTS if (layout := kind.at(candidate)))
+        yield from itertools.islice(found, 1)
+
+
+def find_layout(root: str | Path) -> Layout | None:
+    """The first layout in ``root`` or one folder below it, else None."""
+    return next(find_layouts(root), None)
 
 
 def set_present(root: str | Path) -> bool:
@@ -94,12 +98,17 @@ def copy_of(
     only where the user allows a ``part``; then what lossy encodings did to ``lossless`` originals:
     "jpeg" if to all images, "jpeg121" if to so many.
     """
-    files = list(layout.folder.glob("*.parquet"))
-    if files and all(path.name.startswith("sample") for path in files):
+    if is_sample(layout):
         return Copy("sample", "sample")
     found = [Copy("part", words)] if part and (words := _fewer(layout, splits, counts)) else []
     found += _lossy(layout) if lossless else ()
     return Copy("-".join(c.variant for c in found), "; ".join(c.words for c in found))
+
+
+def is_sample(layout: Layout) -> bool:
+    """Whether only ``sample*.parquet`` is there."""
+    files = parquet_files(layout.folder)
+    return bool(files) and all(path.name.startswith("sample") for path in files)
 
 
 def _fewer(layout: Layout, splits: Mapping[str, Sequence[str]], counts: Mapping[str, int]) -> str:
@@ -117,6 +126,11 @@ def count(layout: Layout, names: Sequence[str]) -> int:
     if isinstance(layout, Parquet):
         return layout.count(names)
     return len(layout.read(names).labels)
+
+
+def labels_of(layout: Layout, names: Sequence[str]) -> Pixels | Encoded:
+    """The first split of ``names`` that is there, where it is cheaper without its images."""
+    return layout.labels(names) if isinstance(layout, Parquet) else layout.read(names)
 
 
 @cache  # 60,000 images: 0.1 s of parquet, 0.5 s of single files

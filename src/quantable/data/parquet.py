@@ -1,5 +1,6 @@
 """The public hubs' parquet layout: a column of encoded images and one of labels (no torch)."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ if TYPE_CHECKING:  # pyarrow takes a tenth of a second to import: only where a f
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
+
+
+def parquet_files(folder: Path, name: str = "") -> list[Path]:
+    """The parquet files in ``folder`` whose names begin with ``name``, sorted, but hidden ones."""
+    found = folder.glob(f"{name}*.parquet")
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 @contextmanager
@@ -72,6 +79,16 @@ def label_values(column: "pa.ChunkedArray", path: Path) -> np.ndarray:
     return labels.astype(np.int64)
 
 
+def class_names(file: "pq.ParquetFile", label: str) -> Sequence[str] | None:
+    """What the hubs' metadata calls the classes of the column ``label``."""
+    raw = (file.schema_arrow.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(raw or b"")["info"]["features"][label]["names"]
+    except (ValueError, LookupError, TypeError):  # written by others: any may be missing
+        return None
+    return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None
+
+
 @dataclass(frozen=True)
 class Parquet:
     """``train*.parquet``, ``test*.parquet`` or ``valid*.parquet``, in shards or not."""
@@ -85,11 +102,11 @@ class Parquet:
     @classmethod
     def at(cls, folder: Path) -> Self | None:
         """Recognize the folder by any parquet file."""
-        return cls(folder) if any(folder.glob("*.parquet")) else None
+        return cls(folder) if parquet_files(folder) else None
 
     def heads(self) -> Iterator[bytes]:
         """Every image, out of one row group at a time."""
-        for path in sorted(self.folder.glob("*.parquet")):
+        for path in parquet_files(self.folder):
             with open_parquet(path) as file:
                 image, _ = columns_of(file, path)
                 for group in range(file.num_row_groups):
@@ -109,7 +126,7 @@ class Parquet:
     def files(self, names: Sequence[str]) -> list[Path]:
         """The shards of the first split of ``names`` that is there."""
         for name in names:
-            if files := sorted(self.folder.glob(f"{name}*.parquet")):
+            if files := parquet_files(self.folder, name):
                 return files
         raise UserError(f"{self.folder}: no {' or '.join(f'{n}*.parquet' for n in names)}")
 
@@ -130,4 +147,26 @@ class Parquet:
             path, line = origins[row]
             return f"{path}, row {line}"
 
-        return Encoded(items, np.concatenate(labels), where)
+        return Encoded(items, np.concatenate(labels), where, self.classes(names))
+
+    def labels(self, names: Sequence[str]) -> Encoded:
+        """The split without its images."""
+        found: list[np.ndarray] = []
+        for path in self.files(names):
+            with open_parquet(path) as file:
+                _, label = columns_of(file, path)
+                found.append(label_values(file.read(columns=[label])[label], path))
+        where = f"{self.folder}, {names[0]}, row"
+        labels = np.concatenate(found)
+        return Encoded((), labels, lambda row: f"{where} {row}", self.classes(names))
+
+    def classes(self, names: Sequence[str]) -> Sequence[str] | None:
+        """Names of the classes, which all files must have in the same order; None without any."""
+        first: tuple[Path, Sequence[str]] | None = None
+        for path in (*parquet_files(self.folder)[:1], *self.files(names)):
+            with open_parquet(path) as file:
+                found = class_names(file, columns_of(file, path)[1])
+            if found is not None and first is not None and found != first[1]:
+                raise UserError(f"{path}: its classes are numbered otherwise than in {first[0]}")
+            first = first if found is None else (path, found)
+        return None if first is None else first[1]

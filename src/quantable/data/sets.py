@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -11,16 +11,23 @@ from typing import Any, Protocol
 import numpy as np
 
 from quantable.base.errors import UserError, unknown
+from quantable.data.archives import Idx
+from quantable.data.folders import ClassFolders
+from quantable.data.known import IDX_LABELS, MNIST_COUNTS, OF_SET, class_numbers, looks_like
 from quantable.data.layouts import (
     Copy,
     Layout,
     copy_of,
-    find_layout,
+    find_layouts,
+    is_sample,
+    labels_of,
     missing,
+    resolve_root,
 )
 from quantable.data.rows import Array, Encoded, Pixels
 
 SPLITS = ("train", "val", "test")
+MNIST_IMAGES = sum(MNIST_COUNTS)  # of every set that is like it
 PART_HELD_OUT = Fraction(1500, 11_000)  # of the training images of a part, at most
 
 
@@ -30,6 +37,10 @@ class Labelled(Protocol):
     @property
     def labels(self) -> Array:
         """(n,) int64."""
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Name of each label, where the copy has names."""
 
     @property
     def where(self) -> Callable[[int], str]:
@@ -73,21 +84,75 @@ class ImageSet:
 
     def layout(self) -> Layout:
         """The layout found under ``root``; without one, an error that says what to do."""
-        layout = find_layout(self.root)
-        if layout is None:
+        return self._layout
+
+    def is_here(self) -> bool:
+        """Whether images under ``root`` could be this set's."""
+        try:
+            self.layout()
+        except UserError:
+            return False
+        return True
+
+    @cached_property
+    def _layout(self) -> Layout:
+        found = list(find_layouts(self.root))
+        if not found:
             raise missing(self.id, self.root)
-        return layout
+        return found[0] if len(found) == 1 else self._fitting(found)
+
+    def _fitting(self, found: Sequence[Layout]) -> Layout:
+        """The one of several layouts that is of this set; that of ``root`` itself comes first."""
+        reasons = {layout: self._misfit(layout) for layout in found}
+        fitting = [layout for layout in found if not reasons[layout]]
+        root = resolve_root(self.root)
+        if not fitting:
+            said = "\n".join(f"  - {reason}" for reason in reasons.values())
+            raise UserError(f"data={self.id}: no set under {root} is {self.title}:\n{said}")
+        if len(fitting) > 1 and fitting[0].folder != root:
+            names = " and ".join(layout.folder.name for layout in fitting)
+            raise UserError(
+                f"data={self.id}: under {root}, {names} could each be {self.title}; "
+                "name the folder of one with data.root="
+            )
+        return fitting[0]
+
+    def _misfit(self, layout: Layout) -> str | None:
+        """Why the images of ``layout`` are not this set's; None where nothing speaks against it."""
+        sample = is_sample(layout)
+        splits = ["test"] if sample or self.counts["train"] == 0 else ["train", "test"]
+        try:
+            for split in splits:
+                rows = labels_of(layout, self.splits[split])
+                rows = replace(rows, labels=self._numbered(layout, rows))
+                self._check(layout, split, rows, None if sample else self.counts[split])
+                if isinstance(rows, Pixels):
+                    rows.decode([0], self.input_size)
+        except UserError as error:
+            return str(error)
+        strange = self._has_other_labels(layout)
+        return f"{layout.folder}: other labels than {self.title} has" if strange else None
 
     @cached_property
     def copy(self) -> Copy:
         """How the copy under ``root`` differs from the original set."""
-        return copy_of(
+        found = copy_of(
             self.layout(),
             lossless=self.lossless,
             splits=self.splits,
             counts=self.counts,
             part=self.part,
         )
+        strange = not found.variant and self._has_other_labels(self.layout())
+        return Copy("other", "other labels than published") if strange else found
+
+    def _has_other_labels(self, layout: Layout) -> bool:
+        """Whether a complete copy in IDX files, which name no classes, is of another set."""
+        if not isinstance(layout, Idx) or self.id not in IDX_LABELS:
+            return False
+        labels = layout.labels("train")
+        complete = len(labels) == MNIST_IMAGES
+        return complete and hashlib.sha256(labels.tobytes()).hexdigest() != IDX_LABELS[self.id]
 
     @property
     def variant(self) -> str:
@@ -102,12 +167,37 @@ class ImageSet:
     def rows(self, split: str) -> Pixels | Encoded:
         """The "train" or "test" rows as they lie on disk, count and labels checked."""
         rows = self.layout().read(self.splits[split])
+        rows = replace(rows, labels=self.numbered(rows))
+        if isinstance(self.layout(), ClassFolders) and isinstance(rows, Encoded):
+            rows = rows.taken(np.argsort(rows.labels, kind="stable"))  # not by the folders' names
         self.check(split, rows, expected=self.counts[split])
         return rows
 
+    def numbered(self, rows: Labelled) -> Array:
+        """The labels of ``rows`` as the set numbers its classes."""
+        return self._numbered(self.layout(), rows)
+
+    def _numbered(self, layout: Layout, rows: Labelled) -> Array:
+        if rows.classes is None:
+            return rows.labels
+        numbers = class_numbers(self.id, self.title, self.classes, rows.classes, str(layout.folder))
+        wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= len(numbers)))
+        if wrong.size:
+            raise UserError(
+                f"{rows.where(int(wrong[0]))}: label {rows.labels[wrong[0]]} is out of range "
+                f"0..{len(numbers) - 1} ({len(numbers)} classes)"
+            )
+        labels: Array = np.array(numbers, np.int64)[rows.labels]
+        return labels
+
     def check(self, split: str, rows: Labelled, *, expected: int | None) -> None:
         """Raise where the number of images is not ``expected`` (None: any) or a label is wrong."""
-        where, count = self.layout().folder, len(rows.labels)
+        self._check(self.layout(), split, rows, expected)
+
+    def _check(self, layout: Layout, split: str, rows: Labelled, expected: int | None) -> None:
+        where, count = layout.folder, len(rows.labels)
+        other = looks_like(rows.labels) if self.id in OF_SET else None
+        hint = f"; these are labels of {other}" if other not in (None, self.title) else ""
         if expected is not None and (count > expected or (count < expected and not self.part)):
             allow = "; for a copy that is smaller on purpose: data.part=true"
             raise UserError(
@@ -118,11 +208,14 @@ class ImageSet:
         if wrong.size:
             raise UserError(
                 f"{rows.where(int(wrong[0]))}: label {rows.labels[wrong[0]]} is out of range "
-                f"0..{self.classes - 1} ({self.classes} classes)"
+                f"0..{self.classes - 1} ({self.classes} classes){hint}"
             )
         found = np.unique(rows.labels).size
         if split == "train" and found != self.classes:
-            raise UserError(f"{where}: {found} classes occur, {self.title} has {self.classes}")
+            message = f"{where}: {found} classes occur, {self.title} has {self.classes}{hint}"
+            raise UserError(message)
+        if other == "MNIST":
+            raise UserError(f"{where}: the labels are those of MNIST, expected {self.title}'s")
 
     def chosen(self, n_train: int, n_test: int) -> dict[str, Array]:
         """Rows of each split that are used, of so many that are there.

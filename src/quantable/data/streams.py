@@ -22,6 +22,7 @@ class Rows(Protocol):
     """The encoded images of one split, read one at a time."""
 
     labels: np.ndarray
+    classes: Sequence[str] | None
 
     def where(self, row: int) -> str:
         """Name of a row in an error message."""
@@ -41,7 +42,7 @@ class FolderRows:
 
     def __init__(self, layout: ClassFolders, names: Sequence[str]) -> None:
         rows = layout.read(names)
-        self.items, self.labels = rows.items, rows.labels
+        self.items, self.labels, self.classes = rows.items, rows.labels, rows.classes
         self.folder = layout.folder
 
     def where(self, row: int) -> str:
@@ -77,6 +78,7 @@ class ParquetRows:
                     self.groups.append((path, group))
                     self.starts.append(self.starts[-1] + file.metadata.row_group(group).num_rows)
         self.labels = np.concatenate(labels)
+        self.classes = layout.classes(names)
 
     def where(self, row: int) -> str:
         """File, row group and row of one image."""

@@ -4,10 +4,10 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from quantable.data.layouts import copy_of, find_layout
+from quantable.data.sets import ImageSet
 from quantable.executor.slurm import Queue, queue
 from quantable.executor.status import Status, cancelled, read_status
 from quantable.store.record import cell_name
@@ -68,11 +68,10 @@ class Variants:
     def __call__(self, config: Mapping[str, Any]) -> str | None:
         """Variant of the images of a run config; None where they are not here."""
         data = config["data"]
-        facts = {key: data[key] for key in ("lossless", "splits", "counts", "part")}
-        key = repr((data["root"], facts))
+        source = ImageSet(**{fact.name: data[fact.name] for fact in fields(ImageSet)})
+        key = repr(source)
         if key not in self._known:
-            layout = find_layout(data["root"])
-            self._known[key] = None if layout is None else copy_of(layout, **facts).variant
+            self._known[key] = source.variant if source.is_here() else None
         return self._known[key]
 
 
