@@ -82,7 +82,10 @@ def drawn(seed: int) -> Case:
     return Case(loss, budgets, ties)
 
 
-@pytest.mark.parametrize("thousand", range(10))
+THOUSANDS = [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 10))]
+
+
+@pytest.mark.parametrize("thousand", THOUSANDS)
 def test_the_policy_is_that_of_brute_force(thousand: int) -> None:
     for seed in range(1000 * thousand, 1000 * (thousand + 1)):
         case = drawn(seed)

@@ -129,6 +129,7 @@ def test_discovery() -> None:
     assert len(CASES) == 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("set_id", "name", "write"), CASES, ids=[f"{s}, {n}" for s, n, _ in CASES])
 def test_first_batches_and_an_epoch(tmp_path, set_id, name, write) -> None:
     pixels, labels = images_of(set_id)
