@@ -39,22 +39,9 @@ def test_discovery() -> None:
     assert len(NODES) >= 12
 
 
-def exceptions() -> dict[str, dict[str, str]]:
-    """By file, the promises that its method cannot keep, each with its reason."""
-    files = (CONF / "quantizer").glob("*.yaml")
-    return {path.stem: dict(OmegaConf.load(path).get("exceptions", {})) for path in files}
-
-
-def test_exceptions_name_promises() -> None:
-    named = {name for of_one in exceptions().values() for name in of_one}
-    assert named <= {name for name in globals() if name.startswith("test_")}
-
-
 @pytest.fixture(params=NODES, ids=str)
 def make(request):
     node = NODES[request.param]
-    if why := exceptions()[request.param.rpartition("-")[0]].get(request.node.originalname):
-        request.applymarker(pytest.mark.xfail(reason=why, strict=False))
 
     def make(bits: int, *, per_channel: bool, signed: bool, **more: Any) -> Quantizer:
         factory = instantiate(node, per_channel=per_channel, **more)

@@ -161,9 +161,6 @@ class QuantizerConfig(_Open):
     learns_bits: bool
     callback: dict[str, Any] | None
     numbers: dict[NumberName, OwnNumber] = {}
-    exceptions: dict[
-        str, str
-    ] = {}  # test of every method's promises -> why this one cannot keep it
 
     @field_validator("numbers")
     @classmethod

@@ -17,14 +17,7 @@ MACHINE = (
 
 LOOKS = ("quantizer.looks", "search.looks")  # of figures: no run and no record needs them
 
-NOT_SIGNED = (
-    *MACHINE,
-    *LOOKS,
-    "hardware",
-    "data.title",
-    "quantizer.numbers",
-    "quantizer.exceptions",
-)
+NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title", "quantizer.numbers")
 
 
 # Keys that are left out where they are null: runs without them are older than the keys.
