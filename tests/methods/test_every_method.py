@@ -159,8 +159,9 @@ def test_every_rounding_has_the_same_values_and_its_own_gradient(make, bits, per
         gradients[name] = x.grad
     for name, out in outs.items():
         assert torch.equal(out, outs["ste"]), name
-        # f is from -1 to 1, but for normal noise; DoReFa's peak has a share in all weights
-        change = (gradients[name] / gradients["ste"] - 1).nan_to_num().abs().quantile(0.95)
+        # f is from -1 to 1, but for normal noise. In the norm: where a method normalizes, each
+        # element's gradient has a share of the others'.
+        change = (gradients[name] - gradients["ste"]).norm() / gradients["ste"].norm()
         assert change <= (0.6 if name == "gaussian" else 0.2) * (1 + 1e-3), name
         assert name == "ste" or change > 0.01, name
 

@@ -25,6 +25,8 @@ HOSTILE = [
     "&lt;b&gt; &#106;",
     "[a](javascript:alert(1)) ![b](http://c)",
     "| a | b |\n|---|---|\n| c | d |",
+    "#",
+    "C # ##",
     "# heading\n\n- list\n1. one\n> quote\n```\ncode",
     "`{include}` {{ x }} $y$ ~~z~~ **w** _v_ __u__ \\",
     "[x]: http://c",

@@ -12,7 +12,8 @@ Nested = TypeVar("Nested")
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
 
-MARKDOWN = re.compile(r"[\\`*<\[|~$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
+# Number signs at the end of a heading would close it.
+MARKDOWN = re.compile(r"[\\`*<\[|~$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|#(?=#*$)")
 # Before what begins a heading, quote, list, target or comment.
 MARKDOWN_START = re.compile(r"^(?=[#>+\-=(:%])|^(\d+)(?=[.)](?:\s|$))")
 
