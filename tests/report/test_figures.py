@@ -35,7 +35,7 @@ from quantable.report.kinds import described
 from quantable.report.looks import looks_of
 from quantable.report.page import STYLE
 from quantable.report.reporter import Reporter
-from quantable.report.shapes import Grid, Plot, Point
+from quantable.report.shapes import Axis, Grid, Panel, Plot, Point, Series
 from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
@@ -303,6 +303,29 @@ def test_labels_cover_neither_each_other_nor_a_mark(tmp_path: Path) -> None:
 
 def within(box: Bbox, axes: Axes) -> bool:
     return axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1) and axes.bbox.y0 <= box.y0
+
+
+def test_the_grid_lies_behind_lines_and_marks(tmp_path: Path) -> None:
+    about = three_seeds(tmp_path)
+    widths = epochs.lines_of(about, ["train_loss", "mean_bits"])
+    for shape in (plot_of(about, "frontier"), widths):
+        assert isinstance(shape, Plot)
+        for axes in draw(shape, "hand").axes:
+            drawn = [*axes.lines, *axes.collections]
+            grid = (axes.xaxis.get_zorder(), axes.yaxis.get_zorder())
+            assert drawn
+            assert max(grid) < min(artist.get_zorder() for artist in drawn)
+
+
+def test_ticks_of_a_narrow_range_are_whole_values() -> None:
+    axis = Axis("bits")
+    points = [Point("a", "", 2.9991, 90.0), Point("b", "", 3.0, 91.0)]
+    one = Series("s", looks_in("quantizer")["lsq"], points)
+    figure = draw(Plot("narrow", "", [Panel(axis, Axis("top-1"), [one])]), "hand")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.xaxis.get_offset_text().get_text() == ""
+    assert "2.9992" in [label.get_text() for label in axes.get_xticklabels()]
 
 
 def test_nothing_is_cut_off_and_letters_are_large_enough(tmp_path: Path) -> None:
