@@ -373,6 +373,26 @@ def test_an_unknown_kind_of_figure_is_named_with_the_nearest_right_one(tmp_path:
         list(described(reporter(tmp_path, table)))
 
 
+@pytest.mark.parametrize(
+    ("kind", "of", "nearest"),
+    [("epochs", "train_los", "train_loss"), ("numbers", "densty", "density")],
+)
+def test_an_unknown_number_of_a_figure_is_named_with_the_nearest_right_one(
+    tmp_path: Path, kind: str, of: str, nearest: str
+) -> None:
+    table = hand_table(figures={"a": {"kind": kind, "of": [of]}}, claims={})
+    with pytest.raises(UserError, match=rf"hand\.yaml: figures\.a\.of: .*'{of}'.*: {nearest}"):
+        list(described(reporter(tmp_path, table)))
+
+
+def test_a_figure_of_some_numbers_has_no_others(tmp_path: Path) -> None:
+    for of, drawn in (("density", ["density_ad"]), ("total_density", ["total_density"])):
+        table = hand_table(figures={"a": {"kind": "numbers", "of": [of]}}, claims={})
+        about = reporter(tmp_path, table)
+        about.stores[0].add(ad_record(about))
+        assert [own for name, own, _ in described(about) if name] == drawn
+
+
 # Files
 
 
