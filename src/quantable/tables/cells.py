@@ -8,7 +8,7 @@ from typing import Any
 
 from quantable.allocation.choice import choose
 from quantable.base.content import SHA256
-from quantable.base.errors import unknown
+from quantable.base.errors import UserError, unknown
 from quantable.config.composition import compose_run
 from quantable.config.signature import MACHINE, belongs, flat, signature
 from quantable.config.widths import with_layers
@@ -139,7 +139,11 @@ class Asked:
         run = table.rows[name]
         words = [f"budget={budget}", *table.base, *table.budgets.get(budget, ())]  # type: ignore[call-overload]
         words += [*(run.overrides or ()), *run.budgets.get(budget, ())]  # type: ignore[call-overload]
-        config = self._config((*words, *self.overrides)) | {"seed": seed}
+        try:
+            config = self._config((*words, *self.overrides)) | {"seed": seed}
+        except UserError as error:  # the words may be for other rows than one that these need
+            where = "" if table.id == SINGLE else f"row {name}: "
+            raise UserError(f"{where}{error}") from error
         for key, other in (("start", run.start), ("teacher", run.teacher)):
             if other is not None:
                 config[key] = self.cell(table, other, budget, seed).signature
