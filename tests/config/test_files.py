@@ -168,6 +168,14 @@ def test_a_file_that_has_changed_since_it_was_asked_for_is_refused() -> None:
         make(config["model"]["net"])
 
 
+def test_keys_may_be_numbers() -> None:
+    words = ["quantizer=lsq", "recipe.weight_decay_by_bits={2:1e-5}"]
+    recipe = compose_run(words)["recipe"]
+    assert list(unnamed(recipe, "recipe")) == []
+    net = {"_target_": "builtins.dict", "by_bits": recipe["weight_decay_by_bits"]}
+    assert make(net) == {"by_bits": {2: 1e-5}}
+
+
 def test_a_record_describes_a_network_without_its_files() -> None:
     kept = portable(compose_run([*MINE, "+model.net.weights=a", "+model.net.more={n:3}"]))
     net = {

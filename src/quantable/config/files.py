@@ -71,8 +71,8 @@ def unnamed(node: Any, place: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
     """Yield key and hash of the files below ``node`` whose hash is there and whose place is not."""
     if isinstance(node, dict):
         for key, value in node.items():
-            base = key.removesuffix(SHA256)
-            if base != key and value is not None and node.get(base) is None:
+            base = str(key).removesuffix(SHA256)  # weight decays have bits as keys
+            if base != str(key) and value is not None and node.get(base) is None:
                 yield f"{place}.{base}", value
             yield from unnamed(value, f"{place}.{key}")
 

@@ -52,7 +52,7 @@ def _for_builders(node: Any) -> Any:  # noqa: ANN401
         return [_for_builders(part) for part in node]
     if not isinstance(node, dict):
         return node
-    hashes = {key.removesuffix(SHA256): node[key] for key in node if key.endswith(SHA256)}
+    hashes = {k.removesuffix(SHA256): node[k] for k in map(str, node) if k.endswith(SHA256)}
     made = {key: _for_builders(value) for key, value in (dict.fromkeys(hashes) | node).items()}
     taken = _keywords(node.get(TARGET)) if hashes else ()
     for key, sha256 in hashes.items():
