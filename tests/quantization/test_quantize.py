@@ -278,6 +278,7 @@ def test_one_compiled_graph_is_the_eager_network(method, per_channel) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch.compile itself does
+@pytest.mark.slow  # some 5 s each
 @pytest.mark.parametrize("method", [LSQ, MinMax])
 def test_every_width_is_compiled(method) -> None:
     torch.compiler.reset()
