@@ -110,8 +110,8 @@ def _train(
     )
     keep.restore(module)
     if recipe["compile"]:
-        # A graph for each batch size: for sizes it does not know, the compiler fails at what is left of
-        # a convolution's backward pass between two breaks (the edge paper's method).
+        # A graph for each batch size: with sizes unknown, the compiler fails at what is left of a
+        # convolution's backward pass between two breaks (the edge paper's method).
         net.compile(dynamic=False)
 
     trainer = trainer_of(config)
