@@ -21,7 +21,10 @@ NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title", "quantizer.numbers")
 
 
 # Keys that are left out where they are null: runs without them are older than the keys.
-OPTIONAL = ("start", "teacher", "search", "recipe.weight_decay_by_bits", "recipe.batch_norms")
+OPTIONAL = (
+    *("start", "teacher", "search"),
+    *("recipe.weight_decay_by_bits", "recipe.batch_norms", "recipe.version"),
+)
 
 
 def flat(node: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
