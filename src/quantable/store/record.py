@@ -90,7 +90,7 @@ class Calibration(_Part):
 
     images: int  # each seen once
     batches: int
-    weighed_by: Literal["images"]  # in batch norms measured anew, and in ranges
+    weighed_by: Literal["images"]  # what counts in batch norms and ranges: batches do not
 
 
 class DataFacts(_Part):

@@ -87,19 +87,19 @@ class _Weigh:
 
 def _joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     """Batches of two images at least: one alone goes to the batch behind it, the last before it."""
-    ready, held = None, None
+    held: list[Tensor] = []
     for x in batches:
-        if held is None or len(held) == 1:
-            held = x if held is None else torch.cat([held, x])
-            continue
-        if ready is not None:
-            yield ready
-        ready, held = held, x
-    if ready is None and held is not None and len(held) == 1:
+        if held and len(held[-1]) == 1:
+            held[-1] = torch.cat([held[-1], x])
+        else:
+            held.append(x)
+        if len(held) == 3:
+            yield held.pop(0)
+    if len(held) == 2 and len(held[-1]) == 1:
+        held = [torch.cat(held)]
+    if held and len(held[-1]) == 1:
         raise UserError(
             "data.train_images=1: batch norms are not measured anew on one image; take more, "
             "or recipe.batch_norms=kept"
         )
-    if ready is not None and held is not None and len(held) == 1:
-        ready, held = torch.cat([ready, held]), None
-    yield from (batch for batch in (ready, held) if batch is not None)
+    yield from held
