@@ -14,19 +14,21 @@ from quantable.data.images import Images
 from quantable.networks.cifar import resnet8_cifar
 from quantable.networks.layers import IMAGE, LayerShape, Network
 from quantable.networks.shapes import read_network, shape_key, write_network
-from quantable.networks.trace import trace
+from quantable.networks.trace import layer_shapes, trace
 from quantable.store.store import Store
 from quantable.training.build import Built, _keep_shapes, build, try_training_images
 
 SIZE = (3, 32, 32)
-MODEL = {"name": "resnet8_cifar", "net": {"classes": 3}}
+MODEL = {"name": "resnet8_cifar", "net": {"_target_": "mine.resnet8_cifar", "classes": 3}}
 KEY = shape_key(MODEL, SIZE)
 LAYERS = [LayerShape("conv1", 1, 1, 1)]
+FEEDS = {"conv1": [IMAGE]}
 
 
 def keep(net: nn.Module, store: Store) -> Network | None:
     images: Any = SimpleNamespace(input_size=SIZE)
-    _keep_shapes({"model": MODEL, "data": {"input_size": SIZE}}, Built(images, net), store)
+    built = Built(images, net, layer_shapes(net, SIZE))
+    _keep_shapes({"model": MODEL, "data": {"input_size": SIZE}}, built, store)
     return read_network(KEY, [store.shapes])
 
 
@@ -40,10 +42,19 @@ def test_all_that_is_known_is_kept_also_where_an_older_file_says_less(
     assert keep(net, store) == trace(net, SIZE)
 
 
+def test_a_file_of_what_the_function_built_before_it_was_changed_is_written_anew(
+    tmp_path: Path,
+) -> None:
+    net, store = resnet8_cifar(3, 3, 0.5, "plain"), Store(tmp_path)
+    write_network(KEY, Network(LAYERS, 8, FEEDS, []), store.shapes)
+    assert keep(net, store) == trace(net, SIZE)
+
+
 def test_a_file_that_says_all_is_left_alone(tmp_path: Path) -> None:
-    kept = Network(LAYERS, 8, {"conv1": [IMAGE]}, None)
+    net = resnet8_cifar(3, 3, 0.5, "plain")
+    kept = Network(layer_shapes(net, SIZE), 8, FEEDS, None)
     write_network(KEY, kept, Store(tmp_path).shapes)
-    assert keep(resnet8_cifar(3, 3, 0.5, "plain"), Store(tmp_path)) == kept
+    assert keep(net, Store(tmp_path)) == kept
 
 
 # Images and batches that a network cannot be trained on
