@@ -27,7 +27,15 @@ from quantable.logger.wandb_run import CellRun, send
 from quantable.networks.layers import LayerShape, uniform
 from quantable.search.run import run_search
 from quantable.store.provenance import checkout
-from quantable.store.record import DataFacts, Epoch, Phase, Provenance, Record, cell_name
+from quantable.store.record import (
+    Calibration,
+    DataFacts,
+    Epoch,
+    Phase,
+    Provenance,
+    Record,
+    cell_name,
+)
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
 from quantable.training.build import (
@@ -41,7 +49,7 @@ from quantable.training.build import (
     part_of,
     trainer_of,
 )
-from quantable.training.calibration import calibrate
+from quantable.training.calibration import calibrate, evenly
 from quantable.training.checkpoint import Keep, save
 from quantable.training.classifier import Classifier
 from quantable.training.evaluation import SPLITS, Evaluate, measured
@@ -162,19 +170,24 @@ def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Reco
     device = trainer_of(config).strategy.root_device
     loading = loading_of(config, device)
     net.to(device)
+    calibration = None
     if built.quantize is not None:
-        kept = config["recipe"]["batch_norms"] == "kept"
-        calibrate(net, images.eval_batches("train", **loading), keep_batch_norms=kept)
+        batches = images.eval_batches("train", **loading)
+        calibration = calibrate(
+            net,
+            evenly(batches, images.sizes["train"], loading["batch_size"]),
+            keep_batch_norms=config["recipe"].get("batch_norms") == "kept",
+        )
     present = [split for split in SPLITS if images.sizes[split]]
-    batches = {split: images.eval_batches(split, **loading) for split in present}
-    line = measured(net, images, batches, _teacher(config, store, variant))
+    of_split = {split: images.eval_batches(split, **loading) for split in present}
+    line = measured(net, images, of_split, _teacher(config, store, variant))
     save(net.state_dict(), store.weights(cell_name(cell.signature, variant)))
     seconds = time.perf_counter() - began
     history = [{"epoch": 0, "phase": 0, "seconds": seconds} | line]
     found = measure(built.quantize.final_layers()) if built.quantize else None
     finals = {} if found is None else {0: found}
     provenance = _provenance(cell, origin, device, seconds, resumed=0)
-    return _record(cell, built, history, (), finals, provenance)
+    return _record(cell, built, history, (), finals, provenance, calibration)
 
 
 def _teacher(config: dict[str, Any], store: Store, variant: str) -> nn.Module | None:
@@ -193,6 +206,7 @@ def _record(
     networks: Sequence[Mapping[str, Any]],
     finals: Mapping[int, ByLayer],
     provenance: Provenance,
+    calibration: Calibration | None = None,
 ) -> Record:
     """Record of a run with the history ``lines``; the others as ``_phases`` has them."""
     shapes, quantize = built.shapes, built.quantize
@@ -212,6 +226,7 @@ def _record(
         phases=phases,
         costs={name: column.value(facts) for name, column in COLUMNS.items() if not column.trained},
         history=history,
+        calibration=calibration,
         provenance=provenance,
     )
 

@@ -27,13 +27,68 @@ def streamed(image_set):
 
 def test_preprocessing_is_the_tags_own() -> None:
     # Values of the weights' pages: torchvision's first ImageNet recipe, and timm's inception one.
-    found = preprocessing(TAG)
+    found = preprocessing(TAG, tested=True)
     assert found["input_size"] == (3, 224, 224)
     assert found["mean"] == (0.485, 0.456, 0.406)
     assert (found["interpolation"], found["crop_pct"]) == ("bilinear", 0.875)
-    assert preprocessing("tf_efficientnet_lite0.in1k")["mean"] == (0.5, 0.5, 0.5)
+    assert preprocessing("tf_efficientnet_lite0.in1k", tested=True)["mean"] == (0.5, 0.5, 0.5)
     with pytest.raises(UserError, match=r"unknown timm weights 'resnet18.tv_1k'.*resnet18.tv_in1k"):
-        preprocessing("resnet18.tv_1k")
+        preprocessing("resnet18.tv_1k", tested=True)
+
+
+@pytest.mark.parametrize(
+    ("tag", "trained", "tested"),
+    [  # sizes and crops of the weights' pages
+        ("resnet18.tv_in1k", (224, 0.875), (224, 0.875)),
+        ("resnet50.tv_in1k", (224, 0.875), (224, 0.875)),
+        ("resnet101.tv_in1k", (224, 0.875), (224, 0.875)),
+        ("mobilenetv2_100.ra_in1k", (224, 0.875), (224, 0.875)),
+        ("mobilenetv3_large_100.ra_in1k", (224, 0.875), (224, 0.875)),
+        ("tf_efficientnet_lite0.in1k", (224, 0.875), (224, 0.875)),
+        ("resnet10t.c3_in1k", (176, 0.875), (224, 0.95)),
+        ("resnet50.a1_in1k", (224, 0.95), (288, 1.0)),
+        ("fasternet_t0.in1k", (224, 1.0), (224, 0.9)),
+    ],
+)
+def test_accuracy_is_measured_as_it_is_published(
+    tag: str, trained: tuple[int, float], tested: tuple[int, float]
+) -> None:
+    before, found = (preprocessing(tag, tested=test) for test in (False, True))
+    for config, (size, crop) in ((before, trained), (found, tested)):
+        assert config["input_size"] == (3, size, size)
+        assert config["crop_pct"] == crop
+    same = ("mean", "std", "interpolation", "crop_mode")
+    assert [before[key] for key in same] == [found[key] for key in same]
+
+
+def test_training_images_have_the_size_of_the_training(tmp_path, pixels, labels, streamed) -> None:
+    class_folders(tmp_path, pixels, labels, splits=("train", "val"))
+    data = streamed(tmp_path, tag="resnet10t.c3_in1k")
+    assert (data.train_size, data.input_size) == ((3, 176, 176), (3, 224, 224))
+    assert next(iter(data.train_batches(2, 0, "cpu")))[0].shape == (2, 3, 176, 176)
+    for split, size in (("train", 176), ("val", 224), ("test", 224)):
+        x, _ = next(iter(data.eval_batches(split, 2, "cpu")))
+        assert x.shape[1:] == (3, size, size), split
+    wrong = streamed(tmp_path, tag="resnet10t.c3_in1k", input_size=[3, 176, 176])
+    message = r"data\.input_size=\[3, 176, 176\]: .* evaluated at \[3, 224, 224\] and trained at"
+    with pytest.raises(UserError, match=message):
+        wrong.eval_batches("test", 2, "cpu")
+    with pytest.raises(UserError, match=message):
+        _ = wrong.train_size
+
+
+def test_a_crop_is_cut_as_the_accuracy_is_published(tmp_path, streamed) -> None:
+    """A ramp of 256 columns: at crop 1.0 all of it is seen, at 0.95 its ends are cut off."""
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3)).copy()
+    class_folders(tmp_path, [ramp] * 4, [0, 1, 0, 1], splits=("train", "val"))
+    counts = {"train": 4, "test": 4}
+    facts = {"input_size": [3, 288, 288], "counts": counts, "classes": 2, "val_images": 1}
+    data = streamed(tmp_path, tag="resnet50.a1_in1k", **facts)
+    for split, crop in (("train", 0.95), ("val", 1.0), ("test", 1.0)):
+        x, _ = next(iter(data.eval_batches(split, 2, "cpu")))
+        seen = (x[0, 0] * 0.229 + 0.485) * 255
+        width = float(seen[:, -1].mean() - seen[:, 0].mean())
+        assert width == pytest.approx(255 * crop, abs=2), split
 
 
 def test_sample_is_normalized_and_nothing_else(tmp_path, streamed) -> None:

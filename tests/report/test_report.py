@@ -13,6 +13,7 @@ from rich.text import Text
 
 from quantable.base.errors import UserError
 from quantable.columns import COLUMNS
+from quantable.report.html.section import section
 from quantable.report.render import FORMATS
 from quantable.report.reporter import Reporter
 from quantable.report.schema import ClaimLine, Entry, Report
@@ -33,6 +34,36 @@ def judged(about: Reporter, name: str) -> ClaimLine:
 
 
 # Entries
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"float": []}, "kept"),
+        ({"float": ["quantizer=minmax"]}, "kept"),
+        ({"float": ["quantizer=minmax", "recipe.batch_norms=null"]}, "measured anew on 40 images"),
+        ({"float": ["recipe.batch_norms=null"]}, "kept"),  # nothing calibrates a float network
+        ({"float": ["recipe=adam"]}, None),
+    ],
+)
+def test_batch_norms_are_said_beside_a_number_of_no_training(
+    tmp_path: Path, words: dict[str, list[str]], said: str | None
+) -> None:
+    base = [*("model=resnet8_cifar", "model.net.shortcuts=all"), "recipe=post_training"]
+    rows = {"float": {"label": "run", "overrides": words["float"]}}
+    columns = {"top1_pct": None, "macs_m": None}
+    table = hand_table(base=base, rows=rows, columns=columns, claims={}, figures={})
+    about = reporter(tmp_path, table)
+    cell = about.cell("float", "paper", 0)
+    record = record_of(cell, (32, [(91.0, 92.0)]))
+    record.data.sizes["train"] = 40
+    about.stores[0].add(record)
+    about = reporter(tmp_path, table)
+    known = json.loads(FORMATS["json"](about.report()))["rows"]
+    assert [entry["measured"].get("batch_norms") for entry in known] == [said, None]
+    for name in ("terminal", "markdown"):
+        assert ("batch norms" in FORMATS[name](about.report())) == (said is not None)
+    assert section(about, "").lines[0].norms == said
 
 
 def test_a_rows_number_is_the_mean_over_its_seeds(tmp_path: Path) -> None:

@@ -1,18 +1,22 @@
-"""What a run keeps of its network."""
+"""What a run keeps of its network, and what it refuses to train on."""
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from quantable.base.errors import UserError
+from quantable.config.composition import compose_run
+from quantable.data.images import Images
 from quantable.networks.cifar import resnet8_cifar
 from quantable.networks.layers import IMAGE, LayerShape, Network
 from quantable.networks.shapes import read_network, shape_key, write_network
 from quantable.networks.trace import layer_shapes, trace
 from quantable.store.store import Store
-from quantable.training.build import Built, _keep_shapes
+from quantable.training.build import Built, _keep_shapes, build, try_training_images
 
 SIZE = (3, 32, 32)
 MODEL = {"name": "resnet8_cifar", "net": {"_target_": "mine.resnet8_cifar", "classes": 3}}
@@ -51,3 +55,82 @@ def test_a_file_that_says_all_is_left_alone(tmp_path: Path) -> None:
     kept = Network(layer_shapes(net, SIZE), 8, FEEDS, None)
     write_network(KEY, kept, Store(tmp_path).shapes)
     assert keep(net, Store(tmp_path)) == kept
+
+
+# Images and batches that a network cannot be trained on
+
+
+class OfOneSize(nn.Module):
+    """Takes 8x8 images alone, like a vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.norm, self.fc = nn.Dropout(0.5), nn.BatchNorm1d(64), nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != 8:
+            raise AssertionError(f"Input height ({x.shape[-1]}) doesn't match model (8)")
+        return self.fc(self.norm(self.drop(x.flatten(1))))
+
+
+def config_of(*, epochs: int, batch_size: int, quantized: bool = False) -> dict[str, Any]:
+    recipe = {"epochs": epochs, "batch_size": batch_size}
+    return {"recipe": recipe, "quantizer": {"callback": {} if quantized else None}}
+
+
+@pytest.mark.parametrize(
+    ("size", "config", "message"),
+    [
+        (
+            (1, 9, 9),
+            config_of(epochs=1, batch_size=4),
+            "training fails with batches of 2 of images [1, 9, 9]: Input height (9) doesn't match "
+            "model (8); choose a network for images of this size",
+        ),
+        (
+            (1, 9, 9),
+            config_of(epochs=0, batch_size=4, quantized=True),
+            "calibration fails with batches of 2 of images [1, 9, 9]: Input height (9) doesn't "
+            "match model (8); choose a network for images of this size",
+        ),
+        (
+            (1, 8, 8),
+            config_of(epochs=1, batch_size=1),
+            "training fails with batches of 1 of images [1, 8, 8]: Expected more than 1 value per "
+            "channel when training, got input size torch.Size([1, 64]); choose "
+            "recipe.batch_size=2 or more: a batch norm needs two values",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_on_is_one_message(
+    size: tuple[int, ...], config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        try_training_images(OfOneSize(), config, size)
+    assert str(error.value) == f"model.net: {message}"
+
+
+def test_trying_leaves_the_network_and_the_random_numbers_alone() -> None:
+    net = OfOneSize()
+    net.drop.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+    for config in (
+        config_of(epochs=1, batch_size=4),
+        config_of(epochs=0, batch_size=1, quantized=True),
+        config_of(epochs=0, batch_size=1),
+    ):
+        try_training_images(net, config, (1, 8, 8))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert (net.training, net.drop.training, net.norm.training) == (True, False, True)
+
+
+def test_it_is_said_before_images_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["model=timm", "model.net.name=resnet18.tv_in1k", "recipe.batch_size=1"]
+    monkeypatch.setattr(Images, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(UserError, match=r"recipe\.batch_size=2 or more"):
+        build(compose_run(words), Store(tmp_path), "")  # 28x28 pixels: the last maps are 1x1
+    assert not list(tmp_path.iterdir())

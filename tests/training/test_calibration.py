@@ -1,5 +1,6 @@
 """Runs without training: what they measure, what calibration changes, and what it leaves alone."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from quantable.config.signature import signature
 from quantable.cost.hardware import hardware_of
 from quantable.data.images import Images
 from quantable.methods.lsq import LSQ
+from quantable.methods.minmax import MinMax
 from quantable.networks.cifar import resnet8_cifar
 from quantable.run import _arithmetic, run_cell
 from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
-from quantable.training.calibration import calibrate
+from quantable.training.calibration import calibrate, evenly
 from quantable.training.finished import load_network
 
 SMALL = [
@@ -32,6 +34,7 @@ SMALL = [
     *("data.train_images=40", "data.val_images=24", "data.test_images=50"),
     *("trainer.threads=1", "trainer.accelerator=cpu"),
 ]
+ANEW = "recipe.batch_norms=null"
 QUANTIZED = ["quantizer=minmax", "quantizer.callback.weight.per_channel=true", "bits.inner=[4,4]"]
 
 
@@ -56,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Images, Recor
     """A store with a float run, and a quantized one of it."""
     store = Store(tmp_path_factory.mktemp("runs"))
     first = run(store)
-    words = [f"start={first.signature}", f"teacher={first.signature}", *QUANTIZED]
+    words = [f"start={first.signature}", f"teacher={first.signature}", *QUANTIZED, ANEW]
     images = instantiate(compose_run(SMALL)["data"]["loader"])
     return store, images, first, run(store, *words)
 
@@ -121,6 +124,30 @@ def test_columns_know_that_nothing_was_trained(
     assert record.history[0].training_complexity is None
 
 
+def test_a_record_says_how_many_images_calibrated(
+    runs: tuple[Store, Images, Record, Record],
+) -> None:
+    *_, first, quantized = runs
+    assert first.calibration is None
+    assert quantized.calibration is not None
+    # 40 images in batches of at most 16
+    assert quantized.calibration.model_dump() == {
+        **{"images": 40, "batches": 3, "weighed_by": "images"}
+    }
+
+
+def test_batch_norms_are_kept_unless_that_is_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = run(store)
+    kept = run(store, f"start={first.signature}", *QUANTIZED)
+    before, after = (
+        torch.load(store.weights(record.name), weights_only=True) for record in (first, kept)
+    )
+    norms = [name for name in before if "running" in name]
+    assert len(norms) > 10
+    assert all(torch.equal(before[name], after[name]) for name in norms)
+
+
 def test_without_held_out_images_their_number_is_null(tmp_path: Path) -> None:
     record = run(Store(tmp_path), "data.val_images=0")
     assert record.history[0].val_top1_pct is None
@@ -134,6 +161,10 @@ def test_without_held_out_images_their_number_is_null(tmp_path: Path) -> None:
         (
             ["model=timm", "model.net.name=resnet18.tv_in1k", "model.net.weights_sha256=abc"],
             "model.net.weights: the run reads a file of SHA-256 abc: name it, or set",
+        ),
+        (
+            [*QUANTIZED, ANEW, "data.train_images=1"],
+            "data.train_images=1: batch norms are not measured anew on one image; take more, or",
         ),
     ],
 )
@@ -195,16 +226,81 @@ def batches(*sizes: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield 3 + torch.randn(n, 2, 4, 4, generator=generator), torch.zeros(n)
 
 
-def test_batch_norms_get_the_mean_of_the_batches_statistics() -> None:
+@pytest.mark.parametrize(
+    ("sizes", "seen"),
+    [
+        ((5, 3), (5, 3)),
+        ((5, 5, 2), (5, 5, 2)),
+        ((6, 1), (7,)),
+        ((4, 4, 1), (4, 5)),
+        ((1, 4), (5,)),
+        ((4, 1, 3), (4, 4)),
+        ((1, 1, 1, 1, 1), (2, 3)),
+    ],
+)
+def test_batch_norms_get_the_mean_of_the_statistics_by_images(
+    sizes: tuple[int, ...], seen: tuple[int, ...]
+) -> None:
+    """Of the batches that are ``seen``: one image alone has gone to its neighbour."""
     norm = nn.BatchNorm2d(2)
     norm.running_mean = torch.full((2,), 9.0)
-    calibrate(nn.Sequential(nn.Dropout(0.5), norm), batches(5, 3))
-    parts = [x.numpy() for x, _ in batches(5, 3)]
-    mean = np.mean([x.mean(axis=(0, 2, 3)) for x in parts], axis=0)
-    var = np.mean([x.var(axis=(0, 2, 3), ddof=1) for x in parts], axis=0)
-    np.testing.assert_allclose(norm.running_mean, mean, rtol=1e-5)
-    np.testing.assert_allclose(norm.running_var, var, rtol=1e-5)
+    found = calibrate(nn.Sequential(nn.Dropout(0.5), norm), batches(*sizes))
+    assert (found.images, found.batches) == (sum(sizes), len(seen))
+    images = np.concatenate([x.numpy() for x, _ in batches(*sizes)])
+    parts = np.split(images, np.cumsum(seen)[:-1])
+    means = [x.mean(axis=(0, 2, 3)) for x in parts]
+    variances = [x.var(axis=(0, 2, 3), ddof=1) for x in parts]
+    np.testing.assert_allclose(norm.running_mean, images.mean(axis=(0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_mean, np.average(means, 0, seen), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var, np.average(variances, 0, seen), rtol=1e-5)
     assert (norm.momentum, norm.training) == (0.1, False)
+
+
+def test_equal_batches_are_the_mean_that_torch_takes_bit_by_bit() -> None:
+    ours, torchs = nn.BatchNorm2d(2), nn.BatchNorm2d(2, momentum=None)
+    calibrate(nn.Sequential(ours), batches(*(3,) * 7))
+    for x, _ in batches(*(3,) * 7):
+        torchs(x)
+    assert torchs.state_dict().keys() == ours.state_dict().keys()
+    for name, value in torchs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_a_norm_in_two_places_has_the_mean_over_both() -> None:
+    norm = nn.BatchNorm2d(2, affine=False)
+    calibrate(nn.Sequential(norm, nn.Hardtanh(0, 1), norm), batches(5, 3))
+    means = []
+    for x, _ in batches(5, 3):
+        a = x.numpy()
+        normed = (a - a.mean((0, 2, 3), keepdims=True)) / a.std((0, 2, 3), keepdims=True)
+        means.append((a.mean((0, 2, 3)) + normed.clip(0, 1).mean((0, 2, 3))) / 2)
+    np.testing.assert_allclose(norm.running_mean, np.average(means, 0, (5, 3)), rtol=1e-4)
+
+
+def test_one_image_at_the_end_ends_nothing() -> None:
+    calibrate(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(32)), batches(4, 1))  # 1x1 maps
+    alone = calibrate(nn.Sequential(LSQ(4, signed=True, batched=True)), batches(4, 1))
+    assert (alone.images, alone.batches) == (5, 2)  # nothing is measured that needs a neighbour
+
+
+@pytest.mark.parametrize(("n", "at_most"), [(9000, 256), (257, 256), (10, 4), (7, 7), (5, 1)])
+def test_batches_are_cut_evenly(n: int, at_most: int) -> None:
+    x = torch.arange(n)
+    parts = list(evenly(zip(x.split(at_most), x.split(at_most), strict=True), n, at_most))
+    sizes = [len(part) for part, _ in parts]
+    assert max(sizes) <= at_most
+    assert max(sizes) - min(sizes) <= 1
+    assert len(sizes) == math.ceil(n / at_most)
+    assert torch.equal(torch.cat([part for part, _ in parts]), x)
+    assert all(torch.equal(part, labels) for part, labels in parts)
+
+
+def test_a_range_counts_every_image_alike() -> None:
+    """Six images at most 4 in a batch: two batches of 3, where 4 and 2 would weigh 2 as much."""
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])[:, None]
+    quantizer = MinMax(8, signed=False, batched=True)
+    calibrate(nn.Sequential(quantizer), evenly(zip(x.split(4), x.split(4), strict=True), 6, 4))
+    assert quantizer.high.item() == pytest.approx(3 + 0.1 * (6 - 3))  # the batches' maxima
 
 
 def test_batch_norms_are_kept_where_that_is_asked_for() -> None:
@@ -221,10 +317,13 @@ def test_batch_norms_are_kept_where_that_is_asked_for() -> None:
 
 def test_null_batch_norms_ask_the_same_question_as_before() -> None:
     """Records from before the key are found again."""
-    config = compose_run(SMALL)
+    config = compose_run([*SMALL, ANEW, "recipe.version=null"])
     assert config["recipe"].pop("batch_norms") is None
-    assert signature(config) == signature(compose_run(SMALL))
-    assert signature(compose_run([*SMALL, "recipe.batch_norms=kept"])) != signature(config)
+    assert config["recipe"].pop("version") is None
+    old = signature(config)
+    assert old == signature(compose_run([*SMALL, ANEW, "recipe.version=null"]))
+    assert old != signature(compose_run([*SMALL, ANEW]))
+    assert old != signature(compose_run([*SMALL, "recipe.version=null"]))
 
 
 def test_the_first_batch_sets_a_learned_step() -> None:

@@ -26,6 +26,7 @@ from quantable.base.places import CONF, ROOT
 from quantable.config.files import with_hashes
 from quantable.config.schema import RunConfig
 from quantable.config.signature import belongs, flat
+from quantable.networks.input_sizes import check_input_size, kept_sizes
 from quantable.networks.shapes import PACKAGED, read_shapes, shape_key
 from quantable.store.bits_file import check_layers, check_network, read_bits
 
@@ -55,6 +56,9 @@ def _checked(overrides: Sequence[str]) -> dict[str, Any]:
             Bits(width, width)
     for widths in plain["bits"]["layers"].values():
         Bits(*widths)
+    tag = plain["data"].get("tag")
+    if tag in kept_sizes():  # else the run asks timm
+        check_input_size(plain["data"]["input_size"], tag, kept_sizes()[tag])
     if plain["bits"]["file"] is not None:
         key = shape_key(plain["model"], plain["data"]["input_size"])
         shapes = read_shapes(key, [PACKAGED, ROOT / plain["store"] / "shapes"])

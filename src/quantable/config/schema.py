@@ -47,6 +47,7 @@ class RecipeConfig(Strict):
     optimizer: OptimizerConfig | None
     schedule: dict[str, Any] | None
     batch_norms: Literal["kept"] | None = None  # in calibration; null measures them anew
+    version: int | None = None  # of the calibration; null is what it was before it had one
 
 
 class BudgetConfig(Strict):

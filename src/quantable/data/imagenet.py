@@ -25,6 +25,7 @@ from quantable.data.images import WHOLE, Batch, Device, Share, check_batch_size
 from quantable.data.rows import open_image
 from quantable.data.sets import SetFacts, limit, rows_of_test
 from quantable.data.streams import Rows, open_rows
+from quantable.networks.input_sizes import Sizes, check_input_size
 
 Key = tuple[int, int]  # row, and the seed of its augmentation
 
@@ -126,10 +127,11 @@ class StreamedBatches:
 class StreamedImages(SetFacts):
     """ImageNet with the surface of ``Images``; its test images are the published validation set.
 
-    ``tag``: full timm name of the weights (``resnet18.tv_in1k``): its preprocessing is used. A copy
-    that holds only ``sample*.parquet`` has test images, used as they are: cropped already; as many
-    as ``train_images`` says are taken out of them, to calibrate with. With ``counts.train`` 0 a
-    copy needs no training images.
+    ``tag``: full timm name of the weights (``resnet18.tv_in1k``): its preprocessing is used; that
+    of its evaluation, whose size and crop may be others, for held-out and test images. A copy that
+    holds only ``sample*.parquet`` has test images, used as they are: cropped already; as many as
+    ``train_images`` says are taken out of them, to calibrate with. With ``counts.train`` 0 a copy
+    needs no training images.
     """
 
     tag: str
@@ -177,7 +179,10 @@ class StreamedImages(SetFacts):
         channels_last: bool = False,
         share: Share = WHOLE,
     ) -> StreamedBatches:
-        """All images of ``split`` through timm's evaluation transform of the tag."""
+        """All images of ``split`` through timm's evaluation transform of the tag.
+
+        Training images have the size and crop of the training.
+        """
         self.require(split)
         check_batch_size(batch_size)
         return self._batches(split, batch_size, None, device, channels_last, share)
@@ -193,7 +198,7 @@ class StreamedImages(SetFacts):
     ) -> StreamedBatches:
         data = Decoded(
             self._rows["test" if split == "test" or self._test_only else "train"],
-            self._transform(training=seed is not None),
+            self._transform(split, augmented=seed is not None),
         )
         return StreamedBatches(
             data, self._chosen[split], batch_size, seed, self.workers, device, channels_last, share
@@ -232,12 +237,16 @@ class StreamedImages(SetFacts):
             chosen = source.chosen(len(rows["train"].labels), n_test)
         return {split: torch.from_numpy(np.sort(found)) for split, found in chosen.items()}
 
-    def _transform(self, *, training: bool) -> Callable[[Image.Image], Tensor]:
-        config = preprocessing(self.tag)
-        if tuple(config["input_size"]) != self.input_size:
-            raise UserError(
-                f"{self.tag} takes {config['input_size']}, data.input_size={list(self.input_size)}"
-            )
+    @property
+    def train_size(self) -> tuple[int, ...]:
+        """(c, h, w) of what is trained and calibrated on; images of a sample are of one size."""
+        sizes = sizes_of(self.tag)
+        check_input_size(self.input_size, self.tag, sizes)
+        return self.input_size if self.variant == "sample" else sizes.trained
+
+    def _transform(self, split: str, *, augmented: bool) -> Callable[[Image.Image], Tensor]:
+        check_input_size(self.input_size, self.tag, sizes_of(self.tag))
+        config = preprocessing(self.tag, tested=split != "train")
         if self.variant == "sample":  # cropped already: anything but normalizing would blur it
             normalize = transforms.Normalize(config["mean"], config["std"])
             exact = ExactSize(self.input_size)
@@ -245,7 +254,7 @@ class StreamedImages(SetFacts):
                 [exact, transforms.ToTensor(), normalize]
             )
             return whole
-        made: Callable[[Image.Image], Tensor] = create_transform(**config, is_training=training)
+        made: Callable[[Image.Image], Tensor] = create_transform(**config, is_training=augmented)
         return made
 
 
@@ -263,12 +272,23 @@ class ExactSize:
         return image
 
 
-def preprocessing(tag: str) -> dict[str, Any]:
-    """Input size, mean, std, interpolation and crop that timm gives the weights ``tag``."""
+def sizes_of(tag: str) -> Sizes:
+    """Input sizes that timm gives the weights ``tag``."""
+    sizes = (preprocessing(tag, tested=tested)["input_size"] for tested in (False, True))
+    return Sizes(*map(tuple, sizes))
+
+
+def preprocessing(tag: str, *, tested: bool) -> dict[str, Any]:
+    """Input size, mean, std, interpolation and crop that timm gives the weights ``tag``.
+
+    ``tested``: those that the weights' accuracy is published at, where they are others.
+    """
     known = timm.list_pretrained()
     if tag not in known:
         raise unknown("timm weights", tag, known, "data.tag")
     config = timm.get_pretrained_cfg(tag)
     assert config is not None  # it is listed
     found = config.to_dict()  # type: ignore[no-untyped-call]
-    return dict(resolve_data_config({}, pretrained_cfg=found))  # type: ignore[no-untyped-call]
+    return dict(
+        resolve_data_config({}, pretrained_cfg=found, use_test_size=tested)  # type: ignore[no-untyped-call]
+    )

@@ -270,8 +270,13 @@ class SetFacts(ABC):
 
     @property
     def input_size(self) -> tuple[int, ...]:
-        """(c, h, w)."""
+        """(c, h, w) of the images that accuracy is measured on."""
         return tuple(self.source.input_size)
+
+    @property
+    def train_size(self) -> tuple[int, ...]:
+        """(c, h, w) of the images that are trained and calibrated on."""
+        return self.input_size
 
     @property
     @abstractmethod

@@ -10,6 +10,7 @@ from quantable.columns import COLUMNS
 from quantable.report.escape import latex_text, shown
 from quantable.report.render import (
     VECTORS,
+    batch_norms,
     by_row,
     claim_lines,
     protocol,
@@ -100,6 +101,8 @@ def _columns(report: Report) -> list[_Column]:
         columns += _of_metric(column, [e for e in report.rows if e.column == column])
     if any(entry.measured and entry.measured.data for entry in report.rows):
         columns.append(_Column("r", "seeds", [_seeds(entries) for entries in rows.values()]))
+    if any(norms := [batch_norms(entries) for entries in rows.values()]):
+        columns.append(_Column("l", "batch norms", [latex_text(said or "–") for said in norms]))
     words = []
     for name, entries in rows.items():
         claims = [claim for claim in report.claims if claim.row == name]

@@ -27,7 +27,7 @@ COLOURS = {  # the first word that occurs decides, so that the worst verdict of 
 
 TEXT = {  # columns of words
     *("published or claimed", "verdict", "what the paper says", "seeds, data, budget"),
-    *("number", "statement"),
+    *("number", "statement", "batch norms"),
 }
 
 
@@ -124,14 +124,23 @@ def _grid(report: Report) -> tuple[list[str], list[list[str]]]:
     """Head and body of the main table, as text."""
     rows = by_row(report)
     columns = list(dict.fromkeys(entry.column for entry in report.rows))
-    head = ["row", *map(heading, columns), "published or claimed", "verdict"]
+    norms = {name: batch_norms(entries) for name, entries in rows.items()}
+    said_of_norms = ["batch norms"] if any(norms.values()) else []
+    head = ["row", *map(heading, columns), *said_of_norms, "published or claimed", "verdict"]
     body = []
     for name, entries in rows.items():
         values = [measured_text(e.measured, COLUMNS[e.column].decimals) for e in entries]
         claims = [claim for claim in report.claims if claim.row == name]
+        values += [norms[name] or "–" for _ in said_of_norms]
         said, words = _references(entries, claims)
         body.append([entries[0].label, *values, said, "; ".join(words)])
     return head, body
+
+
+def batch_norms(entries: Iterable[Entry]) -> str | None:
+    """What became of the batch norms behind a row's numbers, where nothing was trained."""
+    said = (e.measured.batch_norms for e in entries if e.measured is not None)
+    return next((words for words in said if words is not None), None)
 
 
 def _unit(claim: ClaimLine) -> str:
@@ -168,7 +177,10 @@ def origin(measured: MeasuredOut | Measured | None) -> str:
     if measured.data is None:
         return "arithmetic" + ("" if measured.budget == COMPUTED else f"; budget {measured.budget}")
     n = "n=1, so no std" if measured.n == 1 else f"n={measured.n}"
-    return f"{n}; {measured.data}; budget {measured.budget}"
+    text = f"{n}; {measured.data}; budget {measured.budget}"
+    if isinstance(measured, MeasuredOut) and measured.batch_norms:
+        text += f"; batch norms {measured.batch_norms}"
+    return text
 
 
 VECTORS = "Bits per layer, in execution order"
@@ -315,7 +327,7 @@ def comma_separated(report: Report) -> str:
     out = io.StringIO()
     fields = ["row", "column", "unit"]
     fields += [f"published_{key}" for key in PublishedOut.model_fields]
-    fields += [f"measured_{key}" for key in ("mean", "std", "n", "budget", "data")]
+    fields += [f"measured_{key}" for key in ("mean", "std", "n", "budget", "data", "batch_norms")]
     writer = csv.DictWriter(out, [*fields, "verdict", "reason"], lineterminator="\n")
     writer.writeheader()
     for entry in shown(report).rows:

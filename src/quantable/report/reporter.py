@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from quantable.columns import COLUMNS
+from quantable.report.row_facts import batch_norms_of
 from quantable.report.rows import Rows
 from quantable.report.schema import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
 from quantable.report.verdict import Measured, Verdict, at_most, holds, judge, paired_t
@@ -37,16 +38,18 @@ class Reporter(Rows):
             unit=COLUMNS[column].unit,
             published=_published(published) if published and published.counts else None,
             hint=_published(published) if published and not published.counts else None,
-            measured=self._out(measured, name),
+            measured=self._out(measured, column, name),
             verdict=verdict.word,
             reason=reason or (published.reason if published else None),
         )
 
-    def _out(self, measured: Measured | None, *rows: str) -> MeasuredOut | None:
+    def _out(self, measured: Measured | None, column: str, *rows: str) -> MeasuredOut | None:
         if measured is None:
             return None
         facts = [f for row in rows for f in self.row_facts(row).facts]
         kept = dict.fromkeys(f.record.name for f in facts if f.record is not None)
+        said = [batch_norms_of(f) for f in facts] if COLUMNS[column].trained else []
+        norms = dict.fromkeys(words for words in said if words is not None)
         return MeasuredOut(
             mean=measured.mean,
             std=measured.std,
@@ -54,6 +57,7 @@ class Reporter(Rows):
             budget=measured.budget,
             data=measured.data,
             records=list(kept) if measured.data else [],
+            batch_norms="; ".join(norms) or None,
         )
 
     def claim(self, name: str, claim: Claim) -> ClaimLine:
@@ -76,7 +80,7 @@ class Reporter(Rows):
             over=next(iter(claim.all_columns[1:]), None),
             unit=claim.unit,
             claimed=claim.value,
-            measured=self._out(measured, shown, *filter(None, [reference])),
+            measured=self._out(measured, claim.column, shown, *filter(None, [reference])),
             bound=str(bound) if bound else None,
             verdict=verdict.word,
             reason=verdict.reason,

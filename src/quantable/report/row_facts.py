@@ -55,6 +55,19 @@ def phase_of(
     return record.phases[1]
 
 
+def batch_norms_of(facts: Facts) -> str | None:
+    """What became of the batch norms of a run without training; None where there is none."""
+    record, network = facts.record, facts.network
+    if record is None or not record.history or record.config["recipe.epochs"]:
+        return None
+    if network is not None and network.batch_norm_channels == 0:
+        return None
+    quantized = "quantizer.callback._target_" in record.config
+    if quantized and record.config.get("recipe.batch_norms") is None:
+        return f"measured anew on {record.data.sizes['train']:,} images"
+    return "kept"
+
+
 def bits_of(
     row: Row, cell: Cell, shapes: Sequence[LayerShape] | None, phase: Phase | None
 ) -> dict[str, Bits] | None:

@@ -1,6 +1,8 @@
 """What a report says: the schema of ``report.py format=json``."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
 class _Out(BaseModel):
@@ -18,7 +20,10 @@ class PublishedOut(_Out):
 
 
 class MeasuredOut(_Out):
-    """Our number; ``std`` is null for one seed."""
+    """Our number; ``std`` is null for one seed.
+
+    ``batch_norms`` says what became of them where nothing was trained, and is left out elsewhere.
+    """
 
     mean: float
     std: float | None
@@ -26,6 +31,14 @@ class MeasuredOut(_Out):
     budget: str
     data: str | None
     records: list[str]
+    batch_norms: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _known(self, all_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = all_of(self)
+        if self.batch_norms is None:
+            del found["batch_norms"]
+        return found
 
 
 class Entry(_Out):

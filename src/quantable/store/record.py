@@ -1,7 +1,7 @@
 """What happened in one run, as it is kept: a typed JSON document, written once by rename."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -82,6 +82,17 @@ class Phase(_Part):
         return {name: Bits(*pair) for name, pair in self.bits.items()}
 
 
+class Calibration(_Part):
+    """The pass over a few images that set a quantized network which was not trained.
+
+    Records from before it was kept are of batches that were all as large, which count alike.
+    """
+
+    images: int  # each seen once
+    batches: int
+    weighed_by: Literal["images"]  # what counts in batch norms and ranges: batches do not
+
+
 class DataFacts(_Part):
     """The images a run saw."""
 
@@ -144,6 +155,7 @@ class Record(_Part):
     costs: dict[str, float | None]
     history: list[Epoch]
     scores: Scores | None = None
+    calibration: Calibration | None = None
     provenance: Provenance
 
     @property

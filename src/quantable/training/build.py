@@ -14,6 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import nn
+from torch.func import functional_call
 
 from quantable.base import devices
 from quantable.base.content import SHA256
@@ -61,13 +62,14 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     pl.seed_everything(config["seed"], verbose=False)
     _check_files(config)
     images: Images = part_of(config, "data.loader")
-    if config["search"] is None:
-        images.load()  # before anything is written
     built = Built(images, part_of(config, "model.net"))
     net = built.net
     if config["recipe"]["channels_last"]:
         to_channels_last(net)
     built.shapes = layer_shapes(net, built.input_size)
+    try_training_images(net, config, images.train_size)
+    if config["search"] is None:
+        images.load()  # before anything is written
     _keep_shapes(config, built, store)
     if config["bits"]["file"] is not None:
         check_layers(
@@ -83,6 +85,30 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
         if start is not None:
             load_quantizers(built.quantize, start)
     return built
+
+
+def try_training_images(net: nn.Module, config: Mapping[str, Any], size: tuple[int, ...]) -> None:
+    """Refuse images (c, h, w) or a batch that ``net`` cannot be trained or calibrated on.
+
+    A pass of two images at most tells, before any is decoded; ``net`` stays as it is.
+    """
+    batch, trained = config["recipe"]["batch_size"], config["recipe"]["epochs"] > 0
+    if not trained and config["quantizer"]["callback"] is None:
+        return
+    n = min(2, batch) if trained else 2  # a calibration joins an image alone to others
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            functional_call(net, buffers, (torch.zeros(n, *size),))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        choose = "choose a network for images of this size"
+        if n == 1:
+            choose = "choose recipe.batch_size=2 or more: a batch norm needs two values"
+        said = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"model.net: {'training' if trained else 'calibration'} fails with batches of {n} of "
+            f"images {list(size)}: {said}; {choose}"
+        ) from error
 
 
 def weight_decay(recipe: Mapping[str, Any], quantize: Quantize | None) -> dict[str, float]:

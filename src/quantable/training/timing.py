@@ -15,9 +15,9 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
 from quantable.base.signals import heed
-from quantable.data.images import Split, TrainBatches
+from quantable.data.images import Images, Split, TrainBatches
 from quantable.quantization.quantize import Quantize
-from quantable.training.build import fit, module_of, part_of, trainer_of
+from quantable.training.build import fit, module_of, part_of, trainer_of, try_training_images
 from quantable.training.classifier import Classifier
 
 TIMED = 2  # steps, after one that warms up
@@ -40,19 +40,21 @@ def timed_step(config: Mapping[str, Any]) -> Step:
     """
     with isolate_rng(include_cuda=False), _threads(config["trainer"]["threads"]):
         trainer, watch = trainer_of(config), _Stopwatch()
-        net, quantize = _network(config)
+        images: Images = part_of(config, "data.loader")
+        net, quantize = _network(config, images.train_size)
         epochs = config["recipe"]["epochs"]
         module = module_of(config, net, quantize, config["data"]["input_size"], epochs=epochs)
         if config["teacher"] is not None:
             module.teach(part_of(config, "model.net").eval().requires_grad_(False))
         trainer.callbacks += [*([quantize] if quantize else []), watch]  # type: ignore[attr-defined]
         with suppress(_EnoughError):
-            fit(trainer, module, _noise(config, trainer.strategy.root_device))
+            fit(trainer, module, _noise(config, images.train_size, trainer.strategy.root_device))
         return Step(min(watch.seconds[1:] or watch.seconds), module.phase_epochs)
 
 
-def _network(config: Mapping[str, Any]) -> tuple[nn.Module, Quantize | None]:
+def _network(config: Mapping[str, Any], size: tuple[int, ...]) -> tuple[nn.Module, Quantize | None]:
     net: nn.Module = part_of(config, "model.net")
+    try_training_images(net, config, size)
     if config["recipe"]["channels_last"]:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config["quantizer"]["callback"] is None:
@@ -62,9 +64,9 @@ def _network(config: Mapping[str, Any]) -> tuple[nn.Module, Quantize | None]:
     return net, quantize
 
 
-def _noise(config: Mapping[str, Any], device: torch.device) -> TrainBatches:
-    """Random images, one batch for each step."""
-    c, h, w = config["data"]["input_size"]
+def _noise(config: Mapping[str, Any], size: tuple[int, ...], device: torch.device) -> TrainBatches:
+    """Random images of ``size`` (c, h, w), one batch for each step."""
+    c, h, w = size
     last, batch = config["recipe"]["channels_last"], config["recipe"]["batch_size"]
     n = batch * (1 + TIMED)
     split = Split(

@@ -17,7 +17,7 @@ from quantable.report.html.protocol import differences, protocol, provenance
 from quantable.report.index import Listed, Paper, listed, paper
 from quantable.report.kinds import described
 from quantable.report.looks import looks_of
-from quantable.report.render import heading, reasons
+from quantable.report.render import batch_norms, heading, reasons
 from quantable.report.reporter import Reporter
 from quantable.report.schema import Report
 from quantable.report.shapes import Bars, Grid, Plot, Shape
@@ -45,6 +45,7 @@ class Line:
 
     id: str
     label: str
+    norms: str | None
     swatch: Markup
     fields: Sequence[Field]
     runs: Sequence[Run]
@@ -170,6 +171,7 @@ class _Behind:
         return Line(
             id=slug(f"{self.table.id}--{row}"),
             label=self.table.rows[row].label,
+            norms=batch_norms(self.entries[row, column] for column in self.table.columns),
             swatch=swatch(looks),
             fields=[
                 field(self.entries[row, column], alike=bool(self.seeds(column)))
