@@ -22,9 +22,10 @@ from quantable.config.numbers import own_numbers
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
 from quantable.networks.channels_last import to_channels_last
+from quantable.networks.counting import Count, count
 from quantable.networks.layers import LayerShape
 from quantable.networks.shapes import PACKAGED, read_network, shape_key, write_network
-from quantable.networks.trace import layer_shapes, trace
+from quantable.networks.trace import trace
 from quantable.quantization.quantize import Quantize
 from quantable.store.bits_file import check_layers
 from quantable.store.record import cell_name
@@ -65,8 +66,9 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     net = built.net
     if config["recipe"]["channels_last"]:
         to_channels_last(net)
-    built.shapes = layer_shapes(net, built.input_size)
-    _keep_shapes(config, built, store)
+    found = count(net, built.input_size)
+    built.shapes = found.layers
+    _keep_shapes(config, built, found, store)
     if config["bits"]["file"] is not None:
         check_layers(
             config["bits"]["layers"], [s.name for s in built.shapes], config["bits"]["file"]
@@ -198,9 +200,9 @@ def _check_first_weights(config: Mapping[str, Any]) -> None:
         )
 
 
-def _keep_shapes(config: dict[str, Any], built: Built, store: Store) -> None:
+def _keep_shapes(config: dict[str, Any], built: Built, found: Count, store: Store) -> None:
     """Trace once, and again where an older file lacks facts: what plan and report need."""
     key = shape_key(config["model"], config["data"]["input_size"])
     kept = read_network(key, [PACKAGED, store.shapes])
-    if kept is None or kept.feeds is None:
+    if kept is None or kept.feeds is None or kept.activation_macs != found.activation_macs:
         write_network(key, trace(built.net, built.input_size), store.shapes)
