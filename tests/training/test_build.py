@@ -1,13 +1,16 @@
 """What a run keeps of its network."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 from torch import nn
 
 from quantable.networks.cifar import resnet8_cifar
+from quantable.networks.counting import count
 from quantable.networks.layers import IMAGE, LayerShape, Network
 from quantable.networks.shapes import read_network, shape_key, write_network
 from quantable.networks.trace import trace
@@ -22,7 +25,8 @@ LAYERS = [LayerShape("conv1", 1, 1, 1)]
 
 def keep(net: nn.Module, store: Store) -> Network | None:
     images: Any = SimpleNamespace(input_size=SIZE)
-    _keep_shapes({"model": MODEL, "data": {"input_size": SIZE}}, Built(images, net), store)
+    built = Built(images, net, activation_macs=count(net, SIZE).activation_macs)
+    _keep_shapes({"model": MODEL, "data": {"input_size": SIZE}}, built, store)
     return read_network(KEY, [store.shapes])
 
 
@@ -34,6 +38,16 @@ def test_all_that_is_known_is_kept_also_where_an_older_file_says_less(
     if old is not None:
         write_network(KEY, old, store.shapes)
     assert keep(net, store) == trace(net, SIZE)
+
+
+def test_a_file_from_before_products_of_activations_were_counted_is_written_anew(
+    tmp_path: Path,
+) -> None:
+    net, store = timm.create_model("test_vit", img_size=32, patch_size=8), Store(tmp_path)
+    now = trace(net, SIZE)
+    assert now.activation_macs > 0
+    write_network(KEY, replace(now, activation_macs=0), store.shapes)
+    assert keep(net, store) == now
 
 
 def test_a_file_that_says_all_is_left_alone(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from quantable.config.numbers import own_numbers
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
 from quantable.networks.channels_last import to_channels_last
-from quantable.networks.counting import Count, count
+from quantable.networks.counting import count
 from quantable.networks.layers import LayerShape
 from quantable.networks.shapes import PACKAGED, read_network, shape_key, write_network
 from quantable.networks.trace import trace
@@ -43,6 +43,7 @@ class Built:
     images: Images
     net: nn.Module
     shapes: Sequence[LayerShape] = ()
+    activation_macs: int = 0  # of products that are no layer's
     quantize: Quantize | None = None
 
     @property
@@ -67,8 +68,8 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     if config["recipe"]["channels_last"]:
         to_channels_last(net)
     found = count(net, built.input_size)
-    built.shapes = found.layers
-    _keep_shapes(config, built, found, store)
+    built.shapes, built.activation_macs = found.layers, found.activation_macs
+    _keep_shapes(config, built, store)
     if config["bits"]["file"] is not None:
         check_layers(
             config["bits"]["layers"], [s.name for s in built.shapes], config["bits"]["file"]
@@ -200,9 +201,9 @@ def _check_first_weights(config: Mapping[str, Any]) -> None:
         )
 
 
-def _keep_shapes(config: dict[str, Any], built: Built, found: Count, store: Store) -> None:
+def _keep_shapes(config: dict[str, Any], built: Built, store: Store) -> None:
     """Trace once, and again where an older file lacks facts: what plan and report need."""
     key = shape_key(config["model"], config["data"]["input_size"])
     kept = read_network(key, [PACKAGED, store.shapes])
-    if kept is None or kept.feeds is None or kept.activation_macs != found.activation_macs:
+    if kept is None or kept.feeds is None or kept.activation_macs != built.activation_macs:
         write_network(key, trace(built.net, built.input_size), store.shapes)
