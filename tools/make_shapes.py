@@ -22,6 +22,7 @@ NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
     ("resnet8_cifar", {"shortcuts": "all"}, 10, (1, 28, 28)),
     ("resnet20_cifar", {}, 10, (3, 32, 32)),
     ("resnet20_cifar", {"shortcuts": "all"}, 10, (3, 32, 32)),
+    ("resnet20_cifar", {"shortcuts": "pad"}, 10, (3, 32, 32)),
     ("vgg19_cifar", {}, 10, (3, 32, 32)),
     ("vgg19_cifar", {"width": 0.25}, 10, (3, 32, 32)),
     ("vgg19_cifar", {"width": 0.25}, 10, (1, 28, 28)),

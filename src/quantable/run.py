@@ -1,5 +1,6 @@
 """One cell: its complete config in, its record out."""
 
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,11 @@ from quantable.training.evaluation import SPLITS, Evaluate, measured
 from quantable.training.final_numbers import FinalNumbers
 from quantable.training.finished import final_weights, load_plain
 
+# Environment variables by which libraries take other kernels.
+KERNEL_VARIABLES = (
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"),
+    *("MKL_CBWR", "ONEDNN_DEFAULT_FPMATH_MODE", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"),
+)
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "torchmetrics", "numpy")
 
 
@@ -314,10 +320,27 @@ def _provenance(
         device=torch.cuda.get_device_name(device) if on_gpu else _processor(),
         threads=torch.get_num_threads(),
         devices=count(),
+        arithmetic=_arithmetic(device),
         wall_seconds=round(seconds, 1),
         resumed=resumed,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _arithmetic(device: torch.device) -> dict[str, str]:
+    """Libraries and settings by which two machines of one name may round sums otherwise."""
+    if device.type == "cuda":
+        tf32 = torch.backends.cudnn.allow_tf32
+        found = {
+            "CUDA": str(torch.version.cuda),
+            "cuDNN": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+            "float32 convolutions": "tf32" if tf32 else "float32",
+            "float32 products": torch.get_float32_matmul_precision(),
+        }
+    else:
+        backends = {"MKL": torch.backends.mkl, "oneDNN": torch.backends.mkldnn}
+        found = {name: "yes" if b.is_available() else "no" for name, b in backends.items()}
+    return found | {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
 
 
 def _processor() -> str:

@@ -43,7 +43,8 @@ def test_a_cell_comes_back_as_it_was_frozen(tmp_path: Path) -> None:
 def test_places_hold_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["data=cifar10", "data.root=pictures", "model=timm", "model.net.name=resnet18"]
-    config = frozen.absolute(compose_run([*words, "model.net.weights=w.pt"]), Store(tmp_path))
+    words += ["model.net.weights=w.pt", "model.net.weights_sha256=0f"]
+    config = frozen.absolute(compose_run(words), Store(tmp_path))
     root = str(frozen.ROOT / "pictures")
     assert config["data"]["root"] == root
     assert dict(flat(config["data"]["loader"]))["source.root"] == root

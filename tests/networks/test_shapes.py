@@ -35,7 +35,7 @@ BLOCKS = {
 
 
 def test_discovery():
-    assert len(KEYS) >= 23
+    assert len(KEYS) >= 24
     assert sorted(path.stem for path in PACKAGED.glob("*")) == sorted(set(KEYS)) == sorted(KEYS)
 
 
@@ -64,14 +64,16 @@ def test_facts_of_a_packaged_layer_agree_with_each_other(key):
 def test_links_of_a_packaged_network_agree_with_its_layers(model, input_size):
     network = read_network(shape_key(model, input_size), [PACKAGED])
     layers = {layer.name: layer for layer in network.layers}
-    order = [IMAGE, *layers]
+    order, padded = [IMAGE, *layers], model["net"].get("shortcuts") == "pad"
     assert list(network.feeds) == list(layers)
     for place, (name, feeders) in enumerate(network.feeds.items(), start=1):
         assert feeders
         assert set(feeders) <= set(order[:place])
         assert (IMAGE in feeders) == (place == 1)  # the first layer alone reads the image
-        # No network here puts channels beside others: what feeds a layer has those it reads.
-        assert {layers[n].c_out for n in feeders if n != IMAGE} <= {layers[name].c_in}
+        # No network here puts channels beside others: what feeds a layer has those it reads, or
+        # fewer where a shortcut puts zeros beside them.
+        fewer = {layers[n].c_out for n in feeders if n != IMAGE} - {layers[name].c_in}
+        assert not fewer or (padded and max(fewer) < layers[name].c_in)
     # All but the last, the classifier, are read by another.
     assert {name for feeders in network.feeds.values() for name in feeders} == set(order[:-1])
     for sources in network.added:
@@ -79,8 +81,10 @@ def test_links_of_a_packaged_network_agree_with_its_layers(model, input_size):
         assert sorted(sources, key=order.index) == sources
         (h, w), c_out = layers[sources[-1]].output, layers[sources[-1]].c_out
         for name in sources:  # the stem of a timm ResNet is pooled on the way
-            assert layers[name].c_out == c_out
-            assert layers[name].output in ((h, w), (2 * h, 2 * w))
+            times = c_out // layers[name].c_out  # 1, unless shortcuts pad and pick pixels
+            assert times == 1 or padded
+            sizes = [times] if padded else [1, 2]
+            assert layers[name].output in [(n * h, n * w) for n in sizes]
         assert any(set(sources) <= set(feeders) for feeders in network.feeds.values())
     assert len(network.added) == BLOCKS[model["net"].get("name", model["name"])]
 
@@ -90,21 +94,64 @@ def test_packaged_vgg19_is_the_ad_papers():
     assert sum(layer.macs for layer in kept) == 398_136_320
 
 
-def model(**net):
-    return {"name": "timm", "net": {"_target_": "a.b", "weights": None, **net}}
+OWN = "quantable.networks.timm.timm_network"
+
+
+def model(_target_=OWN, **net):
+    return {"name": "timm", "net": {"_target_": _target_, "weights": None, **net}}
+
+
+def key(*, name="timm", size=(3, 32, 32), **net):
+    return shape_key(model(**net) | {"name": name}, size)
 
 
 def test_key_names_what_changes_a_shape_and_nothing_else():
-    base = shape_key(model(width=1.0, weights="a.pth", weights_sha256="0"), (3, 32, 32))
-    assert base == shape_key(model(width=1), [3, 32, 32]) == "timm-width=1-3x32x32"
-    others = [model(width=0.5), model(width=1.0, name="a"), model(width=1.0, name="b")]
-    assert len({base, *(shape_key(other, (3, 32, 32)) for other in others)}) == 4
-    assert shape_key(model(width=1.0), (3, 64, 64)) != base
+    base = key(width=1.0, weights="a.pth", weights_sha256="0")
+    assert base == key(width=1, size=[3, 32, 32], weights_sha256=None) == "timm-width=1-3x32x32"
+    # As a record and an older config name the same network.
+    assert base == key(_target_="quantable.models.timm.timm_network", width=1, weights_sha256="0")
+    more = {"weights_sha256": None}
+    others = [
+        key(width=0.5, **more),
+        shape_key(model(width=1.0, name="a", **more), (3, 32, 32)),
+        shape_key(model(width=1.0, name="b", **more), (3, 32, 32)),
+        key(width=1.0, size=(3, 64, 64), **more),
+    ]
+    assert len({base, *others}) == 5
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"_target_": "mine.timm_network"},  # a user's own function
+        {"_target_": "quantable.networks.cifar.resnet8_cifar"},  # another of this project
+        {"_target_": "quantable.mine.timm_network.other"},
+    ],
+)
+def test_another_function_builds_another_network(net):
+    ours = key(weights_sha256=None, width=1)
+    theirs = key(**net, weights_sha256=None, width=1)
+    assert ours != theirs
+    assert net["_target_"] in theirs
+    # All that it is given may change what it builds: also what a file says, but not where it lies.
+    others = [
+        key(**net, weights_sha256=None, width=2),
+        key(**net, weights_sha256="0f", width=1),
+        key(**net, weights_sha256="1f", width=1),
+        key(**net, weights_sha256=None, width=1, _args_=[3]),
+        key(**net, width=1),
+    ]
+    assert len({ours, theirs, *others}) == 7
+    moved = key(**net, weights="elsewhere", weights_sha256="0f", width=1)
+    assert moved == others[1]
 
 
 def test_key_is_safe_as_a_file_name():
-    key = shape_key(model(name="a/../b c:d"), (3, 32, 32))
+    key = shape_key(model(name="a/../b c:d", weights_sha256=None), (3, 32, 32))
     assert key == "timm-name=a%2F..%2Fb%20c%3Ad-3x32x32"
+    theirs = shape_key(model(_target_="a/../b", name="x" * 999), (3, 32, 32))
+    assert "/" not in theirs
+    assert len(theirs) < 100
 
 
 def test_shapes_survive_the_file(tmp_path):

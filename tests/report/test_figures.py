@@ -35,7 +35,7 @@ from quantable.report.kinds import described
 from quantable.report.looks import looks_of
 from quantable.report.page import STYLE
 from quantable.report.reporter import Reporter
-from quantable.report.shapes import Grid, Plot, Point
+from quantable.report.shapes import Axis, Grid, Panel, Plot, Point, Series
 from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.cells import Asked
@@ -305,6 +305,29 @@ def within(box: Bbox, axes: Axes) -> bool:
     return axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1) and axes.bbox.y0 <= box.y0
 
 
+def test_the_grid_lies_behind_lines_and_marks(tmp_path: Path) -> None:
+    about = three_seeds(tmp_path)
+    widths = epochs.lines_of(about, ["train_loss", "mean_bits"])
+    for shape in (plot_of(about, "frontier"), widths):
+        assert isinstance(shape, Plot)
+        for axes in draw(shape, "hand").axes:
+            drawn = [*axes.lines, *axes.collections]
+            grid = (axes.xaxis.get_zorder(), axes.yaxis.get_zorder())
+            assert drawn
+            assert max(grid) < min(artist.get_zorder() for artist in drawn)
+
+
+def test_ticks_of_a_narrow_range_are_whole_values() -> None:
+    axis = Axis("bits")
+    points = [Point("a", "", 2.9991, 90.0), Point("b", "", 3.0, 91.0)]
+    one = Series("s", looks_in("quantizer")["lsq"], points)
+    figure = draw(Plot("narrow", "", [Panel(axis, Axis("top-1"), [one])]), "hand")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.xaxis.get_offset_text().get_text() == ""
+    assert "2.9992" in [label.get_text() for label in axes.get_xticklabels()]
+
+
 def test_nothing_is_cut_off_and_letters_are_large_enough(tmp_path: Path) -> None:
     about = three_seeds(tmp_path)
     record = ad_record(about)
@@ -321,8 +344,9 @@ def test_nothing_is_cut_off_and_letters_are_large_enough(tmp_path: Path) -> None
 @pytest.mark.parametrize("group", ["quantizer", "search"])
 def test_methods_differ_in_shape_and_in_colour(group: str) -> None:
     looks = looks_in(group).values()
-    for part in ("short", "marker", "colour"):
+    for part in ("short", "colour"):
         assert len({getattr(one, part) for one in looks}) == len(looks), part
+    assert len({(one.marker, one.dash) for one in looks}) == len(looks)
 
 
 @pytest.mark.parametrize("name", table_names())
@@ -347,6 +371,26 @@ def test_an_unknown_kind_of_figure_is_named_with_the_nearest_right_one(tmp_path:
     table = hand_table(figures={"a": {"kind": "frontiers"}}, claims={})
     with pytest.raises(UserError, match=r"figures\.a.*frontiers.*frontier"):
         list(described(reporter(tmp_path, table)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "of", "nearest"),
+    [("epochs", "train_los", "train_loss"), ("numbers", "densty", "density")],
+)
+def test_an_unknown_number_of_a_figure_is_named_with_the_nearest_right_one(
+    tmp_path: Path, kind: str, of: str, nearest: str
+) -> None:
+    table = hand_table(figures={"a": {"kind": kind, "of": [of]}}, claims={})
+    with pytest.raises(UserError, match=rf"hand\.yaml: figures\.a\.of: .*'{of}'.*: {nearest}"):
+        list(described(reporter(tmp_path, table)))
+
+
+def test_a_figure_of_some_numbers_has_no_others(tmp_path: Path) -> None:
+    for of, drawn in (("density", ["density_ad"]), ("total_density", ["total_density"])):
+        table = hand_table(figures={"a": {"kind": "numbers", "of": [of]}}, claims={})
+        about = reporter(tmp_path, table)
+        about.stores[0].add(ad_record(about))
+        assert [own for name, own, _ in described(about) if name] == drawn
 
 
 # Files

@@ -169,6 +169,19 @@ def test_every_row_has_the_commands_and_histories_of_its_runs(tmp_path: Path) ->
     assert record.provenance.commit[:12] in page.text
 
 
+def test_what_rounds_a_runs_sums_is_said(tmp_path: Path) -> None:
+    about = reporter(tmp_path)
+    old, new = (keep(about, "ad", seed, (16, [(90.0, 91.0)])) for seed in (0, 1))
+    new.provenance.threads, new.provenance.devices = 2, 3
+    new.provenance.arithmetic = {"MKL": "yes"}
+    about.stores[0].add(new)
+    page = page_of(about)
+    said = ("none, 1 thread", "3 devices of none, 2 threads, MKL yes")
+    assert "; ".join(said) in page.text  # of the table
+    assert set(said) <= set(page.words)  # of each run
+    assert old.provenance.arithmetic == {}
+
+
 def test_a_methods_own_numbers_are_columns_of_the_history(tmp_path: Path) -> None:
     about = reporter(tmp_path)
     record = keep(about, "ad", 0, (16, [(90.0, 91.0), (90.5, 91.25)]))

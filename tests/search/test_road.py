@@ -7,7 +7,9 @@ from hand_records import hand_table, record_of
 
 from quantable.base.errors import UserError
 from quantable.cli import parse, run
+from quantable.config.composition import compose_run
 from quantable.report.reporter import Reporter
+from quantable.store.bits_file import write_bits
 from quantable.store.record import Item, Record, Scores
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell
@@ -72,6 +74,22 @@ def test_a_finished_search_decides_the_bits(tmp_path: Path) -> None:
     assert cell.bits is not None
     assert cell.bits.choice is not None
     assert cell.bits.choice.run == search.signature
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_run_takes_the_bits_file_that_a_search_has_ended_in(tmp_path: Path, greedy: bool) -> None:
+    store, table = Store(tmp_path), selection()
+    asked = Asked(rows=("first_80",), seeds=(0,), stores=(store,))
+    record = scored(asked.cells(table)[2], "layer3.0.conv2")
+    assert record.scores is not None
+    scores = record.scores.model_copy(update={"greedy": greedy})
+    store.add(record.model_copy(update={"scores": scores}))
+    cell = asked.cells(table)[3]
+    assert cell.bits is not None
+    path = store.bits(cell.bits_name)
+    write_bits(cell.bits, path)
+    config = compose_run([*table.base, "quantizer=lsq", f"bits.file={path}"])
+    assert config["bits"]["layers"] == cell.config["bits"]["layers"]
 
 
 def test_a_search_on_another_variant_of_the_data_decides_nothing(tmp_path: Path) -> None:

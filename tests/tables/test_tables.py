@@ -159,6 +159,12 @@ def test_an_unknown_row_is_named_with_the_nearest() -> None:
         Asked(rows=("bit4",)).cells(TABLES["ad_quickstart"])
 
 
+def test_a_word_that_a_needed_row_cannot_have_names_that_row() -> None:
+    words = ("quantizer.callback.strength=0.1",)
+    with pytest.raises(UserError, match=r"^row float: command line: unknown key 'quantizer.call"):
+        Asked(overrides=words, rows=("mixed_2",)).cells(load_table("edge_cifar10"))
+
+
 def test_an_unknown_table_is_named_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"unknown table 'ad_cifar'. Nearest: ad_cifar10"):
         load_table("ad_cifar")

@@ -18,14 +18,16 @@ from quantable.store.store import Store
 from quantable.training.build import Built, _keep_shapes
 
 SIZE = (3, 32, 32)
-MODEL = {"name": "resnet8_cifar", "net": {"classes": 3}}
+MODEL = {"name": "resnet8_cifar", "net": {"_target_": "mine.resnet8_cifar", "classes": 3}}
 KEY = shape_key(MODEL, SIZE)
 LAYERS = [LayerShape("conv1", 1, 1, 1)]
+FEEDS = {"conv1": [IMAGE]}
 
 
 def keep(net: nn.Module, store: Store) -> Network | None:
     images: Any = SimpleNamespace(input_size=SIZE)
-    built = Built(images, net, activation_macs=count(net, SIZE).activation_macs)
+    found = count(net, SIZE)
+    built = Built(images, net, found.layers, found.activation_macs)
     _keep_shapes({"model": MODEL, "data": {"input_size": SIZE}}, built, store)
     return read_network(KEY, [store.shapes])
 
@@ -50,7 +52,16 @@ def test_a_file_from_before_products_of_activations_were_counted_is_written_anew
     assert keep(net, store) == now
 
 
+def test_a_file_of_what_the_function_built_before_it_was_changed_is_written_anew(
+    tmp_path: Path,
+) -> None:
+    net, store = resnet8_cifar(3, 3, 0.5, "plain"), Store(tmp_path)
+    write_network(KEY, Network(LAYERS, 8, FEEDS, []), store.shapes)
+    assert keep(net, store) == trace(net, SIZE)
+
+
 def test_a_file_that_says_all_is_left_alone(tmp_path: Path) -> None:
-    kept = Network(LAYERS, 8, {"conv1": [IMAGE]}, None)
+    net = resnet8_cifar(3, 3, 0.5, "plain")
+    kept = Network(count(net, SIZE).layers, 8, FEEDS, None)
     write_network(KEY, kept, Store(tmp_path).shapes)
-    assert keep(resnet8_cifar(3, 3, 0.5, "plain"), Store(tmp_path)) == kept
+    assert keep(net, Store(tmp_path)) == kept

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quantable.base.errors import UserError
@@ -18,7 +19,8 @@ from quantable.config.signature import signature
 from quantable.cost.hardware import hardware_of
 from quantable.data.images import Images
 from quantable.methods.lsq import LSQ
-from quantable.run import run_cell
+from quantable.networks.cifar import resnet8_cifar
+from quantable.run import _arithmetic, run_cell
 from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
@@ -131,13 +133,57 @@ def test_without_held_out_images_their_number_is_null(tmp_path: Path) -> None:
         (["recipe.epochs=1"], "recipe.optimizer: there is none; choose a recipe that trains"),
         (
             ["model=timm", "model.net.name=resnet18.tv_in1k", "model.net.weights_sha256=abc"],
-            "model.net.weights: the run begins with the weights of SHA-256 abc: name their file",
+            "model.net.weights: the run reads a file of SHA-256 abc: name it, or set",
         ),
     ],
 )
 def test_what_is_missing_is_said(tmp_path: Path, words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(Store(tmp_path), *words)
+
+
+MODULE = """
+from safetensors.torch import load_file
+
+from quantable.networks.cifar import resnet8_cifar
+
+
+def net(weights, **more):
+    network = resnet8_cifar(**more)
+    if weights is not None:
+        network.load_state_dict(load_file(weights))
+    return network
+"""
+
+
+def test_other_weights_of_a_users_network_are_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "whose_network.py").write_text(MODULE)
+    store, kept = Store(tmp_path), {}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = resnet8_cifar(10, 1, 0.25, "plain").state_dict()
+        path = tmp_path / f"{seed}.safetensors"
+        save_file(state, path)
+        words = ["model.net._target_=whose_network.net", "model.net.width=0.25"]
+        record = run(store, *words, f"model.net.weights={path}")
+        again = load_network(record, store.weights(record.name)).state_dict()
+        assert all(torch.equal(again[name], value) for name, value in state.items())
+        kept[record.signature] = record
+    assert len(kept) == 2
+    assert len({record.history[0].test_loss for record in kept.values()}) == 2
+
+
+def test_a_record_says_what_rounds_its_sums(
+    runs: tuple[Store, Images, Record, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = runs[3].provenance
+    assert (made.threads, made.devices) == (torch.get_num_threads(), 1)
+    assert {"MKL", "oneDNN"} <= made.arithmetic.keys()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert _arithmetic(torch.device("cpu"))["ONEDNN_MAX_CPU_ISA"] == "AVX2"
 
 
 # Calibration alone

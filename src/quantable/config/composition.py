@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from quantable.base.bits import MAX_BITS, Bits
 from quantable.base.errors import UserError, unknown
 from quantable.base.places import CONF, ROOT
+from quantable.config.files import with_hashes
 from quantable.config.schema import RunConfig
 from quantable.config.signature import belongs, flat
 from quantable.networks.shapes import PACKAGED, read_shapes, shape_key
@@ -48,6 +49,7 @@ def _checked(overrides: Sequence[str]) -> dict[str, Any]:
         RunConfig.model_validate(plain)
     except ValidationError as error:
         raise _worded(overrides, error) from error
+    plain = with_hashes(plain)
     for place in ("inner", "ends"):
         for width in plain["bits"][place] or ():
             Bits(width, width)

@@ -1,8 +1,12 @@
 """What a config says of its method's own numbers."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+import yaml
+
+from quantable.base.places import CONF
 from quantable.config.schema import OwnNumber
 
 NUMBERS = "quantizer.numbers."
@@ -26,3 +30,10 @@ def own_numbers(config: Mapping[str, Any]) -> dict[str, OwnNumber]:
             name, _, field = key.removeprefix(NUMBERS).partition(".")
             declared.setdefault(name, {})[field] = value
     return {name: OwnNumber.model_validate(about) for name, about in declared.items()}
+
+
+@cache
+def every_methods_numbers() -> list[str]:
+    """Names of all own numbers that the files of conf/quantizer declare."""
+    files = (yaml.safe_load(path.read_text()) for path in (CONF / "quantizer").glob("*.yaml"))
+    return sorted({name for content in files for name in content.get("numbers", {})})

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from quantable.base.content import without_places
 from quantable.config.targets import signed_as
 
-# Keys that cannot change a trained number: machine and places; wording and arithmetic afterwards.
+# Keys that change a trained number by the rounding of its sums at most, of which a record's
+# provenance tells: machine and places; wording and arithmetic afterwards.
 MACHINE = (
     *("trainer", "executor", "logger", "store"),
-    *("model.net.weights", "data.root", "data.part", "data.loader", "data.source"),
+    *("data.root", "data.part", "data.loader", "data.source"),
     *("bits.file", "search.rule.workers"),  # the content of a bits file becomes bits.layers
 )
 
@@ -22,6 +24,8 @@ NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title", "quantizer.numbers")
 
 # Keys that are left out where they are null: runs without them are older than the keys.
 OPTIONAL = ("start", "teacher", "search", "recipe.weight_decay_by_bits", "recipe.batch_norms")
+# As here, but of these targets alone: others have always signed it.
+OPTIONAL_OF = ("model.net.weights_sha256", "quantable.models.cifar.")
 
 
 def flat(node: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -53,20 +57,27 @@ def _with_dots(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``config`` as dotted keys without machine and looks: what a record keeps."""
-    return {k: value for k, value in flat(signed_as(config)) if not belongs(k, (*MACHINE, *LOOKS))}
+    named = flat(without_places(signed_as(config)))
+    return {key: value for key, value in named if not belongs(key, (*MACHINE, *LOOKS))}
 
 
 def signature(config: Mapping[str, Any]) -> str:
     """Name a run config by twelve hex digits of SHA-256; machine keys are left out.
 
+    Of a file that the config names, its content's hash is taken (``files.with_hashes``).
+
     >>> slow, fast = {"seed": 0, "trainer": {"threads": 1}}, {"seed": 0, "trainer": {"threads": 8}}
     >>> signature(slow) == signature(fast) != signature({"seed": 1})
     True
     """
+    named = dict(flat(without_places(signed_as(config))))
+    key, targets = OPTIONAL_OF
+    young = named.get("model.net._target_", "").startswith(targets)
+    optional = (*OPTIONAL, key) if young else OPTIONAL
     decisive = {
         key: value
-        for key, value in flat(signed_as(config))
-        if not belongs(key, NOT_SIGNED) and not (value is None and key in OPTIONAL)
+        for key, value in named.items()
+        if not belongs(key, NOT_SIGNED) and not (value is None and key in optional)
     }
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -4,10 +4,13 @@ A signature, a record and a frozen cell call a target what it was first signed a
 where ``MOVED`` says, or still there. A target that has not moved needs no line here.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
+
+from quantable.base.content import SHA256, check_content
 
 TARGET = "_target_"
 MOVED: dict[str, str] = {  # first signed as -> where it is today
@@ -35,8 +38,38 @@ def signed_as(config: Any) -> Any:  # noqa: ANN401 - any part of a config
 
 
 def make(config: Any) -> Any:  # noqa: ANN401 - what the target makes
-    """What a part of a config describes; its targets may be named as signed, or as today."""
-    return instantiate(_renamed(config, lambda target: MOVED.get(target, target)))
+    """What a part of a config describes; its targets may be named as signed, or as today.
+
+    Files are read with the content that their hashes say. A record keeps the hashes alone: what it
+    describes is made without its files.
+    """
+    return instantiate(_for_builders(_renamed(config, lambda target: MOVED.get(target, target))))
+
+
+def _for_builders(node: Any) -> Any:  # noqa: ANN401
+    """Without hashes of files, and files that are none, where a builder has no such keyword."""
+    if isinstance(node, list):
+        return [_for_builders(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    hashes = {k.removesuffix(SHA256): node[k] for k in map(str, node) if k.endswith(SHA256)}
+    made = {key: _for_builders(value) for key, value in (dict.fromkeys(hashes) | node).items()}
+    taken = _keywords(node.get(TARGET)) if hashes else ()
+    for key, sha256 in hashes.items():
+        if made[key] is not None:
+            check_content(made[key], sha256, key)
+        elif key not in taken:
+            del made[key]
+        if f"{key}{SHA256}" not in taken:
+            del made[f"{key}{SHA256}"]
+    return made
+
+
+def _keywords(target: str | None) -> Collection[str]:
+    try:
+        return () if target is None else inspect.signature(get_object(target)).parameters
+    except Exception:  # making it will say what is wrong
+        return ()
 
 
 def _renamed(node: Any, name: Callable[[str], str]) -> Any:  # noqa: ANN401

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from quantable.base.errors import UserError
 from quantable.base.places import CONF, ROOT
+from quantable.config.files import absolute as absolute_files
 from quantable.networks.shapes import PACKAGED, read_shapes, shape_key
 from quantable.store.bits_file import write_bits
 from quantable.store.provenance import checkout
@@ -161,16 +162,13 @@ def _files() -> Iterator[tuple[str, Path]]:
 
 def absolute(config: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """Return ``config`` with places that hold anywhere; bundled images come with the source."""
-    config = dict(config) | {"store": str(store.folder.resolve())}
+    placed: dict[str, Any] = absolute_files(dict(config))
+    placed["store"] = str(store.folder.resolve())
     data = dict(config["data"])
     root = (ROOT / Path(data["root"]).expanduser()).resolve()
     if not root.is_relative_to(PACKAGE):
-        config["data"] = _replaced(data, data["root"], str(root))
-    net = config["model"]["net"]
-    if net.get("weights") is not None:
-        net = net | {"weights": str(Path(net["weights"]).expanduser().resolve())}
-        config["model"] = config["model"] | {"net": net}
-    return config
+        placed["data"] = _replaced(data, data["root"], str(root))
+    return placed
 
 
 def _replaced(node: Any, old: str, new: str) -> Any:  # noqa: ANN401

@@ -5,20 +5,28 @@ layer); He et al., CVPR 2016, arXiv:1512.03385 (ResNet-18 with a 3x3 stem and no
 CIFAR ResNets of Sec. 4.2). Inputs are ``(n, in_channels, h, w)``, outputs ``(n, classes)``.
 Modules stand in the order in which they run, and every ReLU is a module that runs once, so that a
 hook on it sees one layer's output.
+
+``shortcuts`` of a ResNet, where a block changes the shape (He et al., Sec. 3.3 and 4.2): "plain" is
+option B, a 1x1 convolution; "pad" is option A, every second pixel and channels of zeros, without
+parameters; "all" is option C, a 1x1 convolution in every block, also where nothing changes.
+``weights``: a file of tensors for it (``weights.load_weights``); None keeps the random ones.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantable.base.errors import UserError, unknown
+from quantable.networks.weights import load_weights
 
 MIN_CHANNELS = 8
-SHORTCUTS = ("plain", "all")
+SHORTCUTS = ("plain", "pad", "all")
+THEIRS = {"linear": "fc"}  # the classifier of the public CIFAR ResNets, and ours
 
-Shortcuts = Literal["plain", "all"]
+Shortcuts = Literal["plain", "pad", "all"]
 
 
 def vgg19_cifar(classes: int, in_channels: int, width: float) -> nn.Module:
@@ -31,19 +39,47 @@ def vgg19_cifar(classes: int, in_channels: int, width: float) -> nn.Module:
     return VGG([[scaled(c, width) for c in stage] for stage in stages], classes, in_channels)
 
 
-def resnet18_cifar(classes: int, in_channels: int, width: float, shortcuts: Shortcuts) -> nn.Module:
+def resnet18_cifar(
+    classes: int,
+    in_channels: int,
+    width: float,
+    shortcuts: Shortcuts,
+    weights: str | None = None,
+    weights_sha256: str | None = None,
+) -> nn.Module:
     """ResNet-18 with a 3x3 stem of stride 1 and no max-pool: widths 64, 128, 256, 512."""
-    return _resnet([64, 128, 256, 512], 2, classes, in_channels, width, shortcuts)
+    net = _resnet([64, 128, 256, 512], 2, classes, in_channels, width, shortcuts)
+    return load_weights(net, weights, weights_sha256, THEIRS)
 
 
-def resnet20_cifar(classes: int, in_channels: int, width: float, shortcuts: Shortcuts) -> nn.Module:
-    """ResNet-20: widths 16, 32, 64, three blocks each. 1x1 shortcuts replace the zero padding."""
-    return _resnet([16, 32, 64], 3, classes, in_channels, width, shortcuts)
+def resnet20_cifar(
+    classes: int,
+    in_channels: int,
+    width: float,
+    shortcuts: Shortcuts,
+    weights: str | None = None,
+    weights_sha256: str | None = None,
+) -> nn.Module:
+    """ResNet-20: widths 16, 32, 64, three blocks each; with shortcuts "pad" the paper's own.
+
+    >>> sum(p.numel() for p in resnet20_cifar(10, 3, width=1.0, shortcuts="pad").parameters())
+    269722
+    """
+    net = _resnet([16, 32, 64], 3, classes, in_channels, width, shortcuts)
+    return load_weights(net, weights, weights_sha256, THEIRS)
 
 
-def resnet8_cifar(classes: int, in_channels: int, width: float, shortcuts: Shortcuts) -> nn.Module:
+def resnet8_cifar(
+    classes: int,
+    in_channels: int,
+    width: float,
+    shortcuts: Shortcuts,
+    weights: str | None = None,
+    weights_sha256: str | None = None,
+) -> nn.Module:
     """ResNet-8: widths 16, 32, 64, one block each."""
-    return _resnet([16, 32, 64], 1, classes, in_channels, width, shortcuts)
+    net = _resnet([16, 32, 64], 1, classes, in_channels, width, shortcuts)
+    return load_weights(net, weights, weights_sha256, THEIRS)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -68,7 +104,7 @@ def _resnet(
     if shortcuts not in SHORTCUTS:
         raise unknown("shortcut rule", shortcuts, SHORTCUTS, "model.net.shortcuts")
     stages = [scaled(c, width) for c in channels]
-    return ResNet(stages, blocks, classes, in_channels, always_convolve=shortcuts == "all")
+    return ResNet(stages, blocks, classes, in_channels, shortcuts)
 
 
 class VGG(nn.Module):
@@ -99,18 +135,35 @@ class VGG(nn.Module):
         return scores
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, a 1x1 convolution with batch norm or the identity."""
+class Pad(nn.Module):
+    """Shortcut without parameters: every ``stride``-th pixel, and ``extra`` channels of zeros.
 
-    def __init__(self, c_in: int, c_out: int, stride: int, *, always_convolve: bool) -> None:
+    Half of them stand in front of the input's own channels, the odd one behind.
+    """
+
+    def __init__(self, extra: int, stride: int) -> None:
+        super().__init__()
+        self.front, self.behind, self.stride = extra // 2, extra - extra // 2, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The picked pixels, ``(n, c + extra, h / stride, w / stride)``."""
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.front, self.behind))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: the identity, a 1x1 convolution with batch norm, Pad."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, shortcuts: Shortcuts) -> None:
         super().__init__()
         self.conv1 = conv3x3(c_in, c_out, stride)
         self.bn1 = nn.BatchNorm2d(c_out)
         self.relu1 = nn.ReLU()
         self.conv2 = conv3x3(c_out, c_out, stride=1)
         self.bn2 = nn.BatchNorm2d(c_out)
-        self.shortcut: nn.Module = nn.Identity()
-        if always_convolve or stride != 1 or c_in != c_out:
+        changes = stride != 1 or c_in != c_out
+        self.shortcut: nn.Module = Pad(c_out - c_in, stride) if changes else nn.Identity()
+        if shortcuts == "all" or (shortcuts == "plain" and changes):
             conv = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
             bn = nn.BatchNorm2d(c_out)
             self.shortcut = nn.Sequential(OrderedDict(conv=conv, bn=bn))
@@ -132,8 +185,7 @@ class ResNet(nn.Module):
         blocks: int,
         classes: int,
         in_channels: int,
-        *,
-        always_convolve: bool,
+        shortcuts: Shortcuts,
     ) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, stages[0], stride=1)
@@ -145,7 +197,7 @@ class ResNet(nn.Module):
             stage = nn.Sequential()
             for block in range(blocks):
                 stride = 2 if number > 1 and block == 0 else 1
-                stage.append(BasicBlock(c_in, c_out, stride, always_convolve=always_convolve))
+                stage.append(BasicBlock(c_in, c_out, stride, shortcuts))
                 c_in = c_out
             self.add_module(f"layer{number}", stage)
         self.fc = nn.Linear(c_in, classes)

@@ -3,9 +3,10 @@
 The files in ``PACKAGED`` are written by ``tools/make_shapes.py`` and checked against the networks
 by a test; a run adds other networks to its store. A file is an object with the fields of `Network`.
 Older ones lack some of them, or are the list of layers alone: they are read as they are, and the
-next run of that network writes the file of its store anew.
+next run of that network writes the file of its store anew, as it does where the code has changed.
 """
 
+import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from quantable.base.content import SHA256, without_places
 from quantable.base.errors import UserError
+from quantable.base.places import is_own
 from quantable.networks.layers import LayerShape, Network
 
 PACKAGED = Path(__file__).parent / "traced"
@@ -24,19 +27,28 @@ PAIRS = ("kernel", "stride", "output")  # tuples of a layer, which JSON makes li
 def shape_key(model: Mapping[str, Any], input_size: Sequence[int]) -> str:
     """File name, without suffix, for the shapes of one network at one input size (c, h, w).
 
-    ``model`` is the resolved ``model`` group of a run config: its ``name`` and the arguments in
-    ``net``. ``_target_`` and everything about ``weights`` change no shape and are left out.
+    ``model`` is the resolved ``model`` group of a run config: its ``name`` and what builds it in
+    ``net``. A network of this project goes by its arguments: its function has its name, and weights
+    change no shape. Of any other, the function's name and a digest of all that it is given.
 
     >>> net = {"_target_": "quantable.networks.cifar.vgg19_cifar", "width": 0.25, "classes": 10}
     >>> shape_key({"name": "vgg19_cifar", "net": net}, (3, 32, 32))
     'vgg19_cifar-classes=10-width=0.25-3x32x32'
+    >>> shape_key({"name": "vgg19_cifar", "net": net | {"_target_": "mine.vgg"}}, (3, 32, 32))
+    'vgg19_cifar-mine.vgg-b5262c82367c-3x32x32'
     """
-    arguments = [
-        f"{quote(key, safe='')}={_word(value)}"
-        for key, value in sorted(model["net"].items())
-        if not key.startswith(("_", "weights"))
-    ]
-    return "-".join([_word(model["name"]), *arguments, "x".join(str(n) for n in input_size)])
+    net, name = without_places(model["net"]), model["name"]
+    target = net.get("_target_", "")
+    if is_own(target) and target.endswith((f".{name}", f".{name}_network")):
+        parts = [
+            f"{quote(key, safe='')}={_word(value)}"
+            for key, value in sorted(net.items())
+            if key != "_target_" and not key.endswith(SHA256)
+        ]
+    else:
+        content = json.dumps(net, sort_keys=True).encode()
+        parts = [_word(target), hashlib.sha256(content).hexdigest()[:12]]
+    return "-".join([_word(name), *parts, "x".join(str(n) for n in input_size)])
 
 
 def read_network(key: str, folders: Iterable[Path]) -> Network | None:

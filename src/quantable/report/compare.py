@@ -22,7 +22,15 @@ from quantable.base.errors import UserError
 from quantable.base.places import ROOT
 from quantable.columns import COLUMNS
 from quantable.report.escape import cell_text, each_string, markdown_text
-from quantable.report.render import console, heading, markdown_table, measured_text, number, ruled
+from quantable.report.render import (
+    as_json,
+    console,
+    heading,
+    markdown_table,
+    measured_text,
+    number,
+    ruled,
+)
 from quantable.report.reporter import Reporter
 from quantable.report.schema import MeasuredOut
 from quantable.store.record import Record
@@ -330,5 +338,5 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {
     "terminal": terminal,
     "markdown": markdown,
     "csv": comma_separated,
-    "json": lambda found: shown(found).model_dump_json(indent=1),
+    "json": as_json,
 }

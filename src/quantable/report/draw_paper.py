@@ -434,6 +434,5 @@ def _(shape: Bars, of: str) -> Figure:
     axes.set_ylim(len(shape.bars) - 0.4, -0.6)  # the first on top
     axes.set_xlabel(shape.axis)
     axes.grid(axis="x", lw=0.4, color="0.85")
-    axes.set_axisbelow(True)
     _caption(figure, shape, of)
     return figure

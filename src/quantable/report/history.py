@@ -1,11 +1,12 @@
 """What an epoch's line says: numbers of every run, and those that a method declares as its own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
-from quantable.config.numbers import own_numbers
+from quantable.base.errors import unknown
+from quantable.config.numbers import every_methods_numbers, own_numbers
 from quantable.report.reporter import Reporter
 from quantable.store.record import Epoch, Phase, Record
 
@@ -47,6 +48,14 @@ def declared(reporter: Reporter, run: str) -> dict[str, Heading]:
         name: Heading(number.title, number.unit, number.decimals)
         for name, number in own_numbers(config).items()
     }
+
+
+def check_names(names: Iterable[str], where: str, *, own: bool) -> None:
+    """Refuse names of no number: of no method's own, or of none that any run has."""
+    known = [*(() if own else EVERY_RUN), *every_methods_numbers()]
+    for name in names:
+        if name not in known:
+            raise unknown("number", name, known, where)
 
 
 def numbers_in(record: Record, *, by_layer: bool) -> list[str]:

@@ -14,6 +14,8 @@ STYLE: dict[str, Any] = {  # on matplotlib's defaults, so that no matplotlibrc c
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.axisbelow": True,  # the grid behind lines and marks
+    "axes.formatter.useoffset": False,  # a tick says its whole value
     "legend.frameon": False,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,  # TrueType: type 3, the default, is refused by some publishers

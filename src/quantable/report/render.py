@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
@@ -330,9 +331,9 @@ def comma_separated(report: Report) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def as_json(report: Report) -> str:
-    """Write the whole report as one JSON document (schema: ``quantable.report.schema.Report``)."""
-    written = report.model_dump_json(indent=1)
+def as_json(found: BaseModel) -> str:
+    """Write all of a `Report`, or another model, as one JSON document: its class is the schema."""
+    written = found.model_dump_json(indent=1)
     # Also what JSON allows in strings but a terminal obeys; the document means the same.
     return re.sub(
         r"[^\n -~]", lambda c: c[0] if visible(c[0]) == c[0] else json.dumps(c[0])[1:-1], written

@@ -34,12 +34,12 @@ class Choice(_Part):
 
     rule: str  # the metric
     run: str  # signature of the search, which its record describes
-    start: str | None  # signature of the run whose network was searched; null: its first weights
+    start: str | None = None  # signature of the run whose network was searched; else first weights
     loss: dict[str, dict[str, float]]  # item -> "weight/activation" bits -> what the rule minimises
     budgets: dict[str, Spent]
     solver: str  # how it ended: Optimal only where that is proved
     objective: float
-    bound: float | None  # no choice within the budgets has a smaller objective
+    bound: float | None = None  # no choice within the budgets has a smaller objective
 
 
 class BitsFile(_Part):

@@ -101,6 +101,9 @@ class Provenance(_Part):
     device: str
     threads: int  # of each device's process
     devices: int = 1  # records from before there could be several have no such line
+    # What else decides how sums are rounded: libraries, and what they are told; of older records
+    # not known.
+    arithmetic: dict[str, str] = {}
     wall_seconds: float
     resumed: int  # how often the run was taken up again after an interruption
     finished: str  # UTC, ISO 8601

@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import Any
 
 from quantable.allocation.choice import choose
-from quantable.base.errors import unknown
+from quantable.base.content import SHA256
+from quantable.base.errors import UserError, unknown
 from quantable.config.composition import compose_run
-from quantable.config.signature import MACHINE, belongs, signature
+from quantable.config.signature import MACHINE, belongs, flat, signature
 from quantable.config.widths import with_layers
 from quantable.cost.hardware import hardware_of
 from quantable.networks.layers import LayerShape, Network
@@ -71,10 +72,26 @@ class Cell:
     def command(self) -> str:
         """Words that run this cell alone; places on a machine are left for the user to fill in."""
         own = [word for word in self.overrides if not belongs(word.partition("=")[0], MACHINE)]
+        own = _with_hashes(own, dict(flat(self.config)))
         words = [f"budget={self.config['budget']['name']}", f"seed={self.seed}", *own]
         if self.table not in (None, SINGLE):
             words = [f"+table={self.table}", f"rows={self.row}", *words]
         return shlex.join(["python", "reproduce/run.py", *words])
+
+
+def _with_hashes(words: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """Words that say the content of a file instead of its place.
+
+    >>> config = {"model.net.weights": "a/b", "model.net.weights_sha256": "0f"}
+    >>> _with_hashes(["model.net.width=2", "+model.net.weights=a/b"], config)
+    ['model.net.width=2', '+model.net.weights_sha256=0f']
+    """
+    found = []
+    for word in words:
+        key = word.partition("=")[0]
+        sha256 = config.get(f"{key.lstrip('+')}{SHA256}")
+        found.append(word if sha256 is None else f"{key}{SHA256}={sha256}")
+    return list(dict.fromkeys(found))
 
 
 def any_variant(config: Mapping[str, Any]) -> str | None:
@@ -122,7 +139,11 @@ class Asked:
         run = table.rows[name]
         words = [f"budget={budget}", *table.base, *table.budgets.get(budget, ())]  # type: ignore[call-overload]
         words += [*(run.overrides or ()), *run.budgets.get(budget, ())]  # type: ignore[call-overload]
-        config = self._config((*words, *self.overrides)) | {"seed": seed}
+        try:
+            config = self._config((*words, *self.overrides)) | {"seed": seed}
+        except UserError as error:  # the words may be for other rows than one that these need
+            where = "" if table.id == SINGLE else f"row {name}: "
+            raise UserError(f"{where}{error}") from error
         for key, other in (("start", run.start), ("teacher", run.teacher)):
             if other is not None:
                 config[key] = self.cell(table, other, budget, seed).signature

@@ -16,8 +16,10 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import nn
 
 from quantable.base import devices
+from quantable.base.content import SHA256
 from quantable.base.errors import UserError
 from quantable.base.freed_memory import keep_freed_memory
+from quantable.config.files import unnamed
 from quantable.config.numbers import own_numbers
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
@@ -59,7 +61,7 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
         torch.set_num_threads(config["trainer"]["threads"])
     keep_freed_memory()
     pl.seed_everything(config["seed"], verbose=False)
-    _check_first_weights(config)
+    _check_files(config)
     images: Images = part_of(config, "data.loader")
     if config["search"] is None:
         images.load()  # before anything is written
@@ -190,20 +192,20 @@ def loading_of(config: Mapping[str, Any], device: torch.device) -> dict[str, Any
     }
 
 
-def _check_first_weights(config: Mapping[str, Any]) -> None:
-    """Refuse to begin with random weights where the signature says that others are loaded."""
-    net = config["model"]["net"]
-    sha256 = net.get("weights_sha256")
-    if sha256 is not None and net["weights"] is None and config["start"] is None:
+def _check_files(config: Mapping[str, Any]) -> None:
+    """Refuse to begin without a file that the signature says is read; a start has its weights."""
+    groups = ["quantizer", "recipe", "search", *(["model"] if config["start"] is None else [])]
+    for key, sha256 in (file for group in groups for file in unnamed(config[group], group)):
         raise UserError(
-            f"model.net.weights: the run begins with the weights of SHA-256 {sha256}: name their "
-            "file, or set model.net.weights_sha256=null to begin with random ones"
+            f"{key}: the run reads a file of SHA-256 {sha256}: name it, or set "
+            f"{key}{SHA256}=null to begin without"
         )
 
 
 def _keep_shapes(config: dict[str, Any], built: Built, store: Store) -> None:
-    """Trace once, and again where an older file lacks facts: what plan and report need."""
+    """Trace what plan and report need, where no file says it, or not all, or of another network."""
     key = shape_key(config["model"], config["data"]["input_size"])
     kept = read_network(key, [PACKAGED, store.shapes])
-    if kept is None or kept.feeds is None or kept.activation_macs != built.activation_macs:
+    found = list(built.shapes), built.activation_macs
+    if kept is None or kept.feeds is None or (kept.layers, kept.activation_macs) != found:
         write_network(key, trace(built.net, built.input_size), store.shapes)

@@ -29,10 +29,7 @@ def load_network(record: Record, weights: Path) -> nn.Module:
     if not weights.is_file():
         raise UserError(f"{weights}: no such file; weights are kept where the run was trained")
     config = nested(record.config)
-    node = config["model"]["net"]
-    if "weights_sha256" in node:  # a record keeps the hash of the first weights, not their place
-        node["weights"] = None
-    net: nn.Module = make(node)
+    net: nn.Module = make(config["model"]["net"])  # without the first weights, whose place is gone
     if config["recipe"]["channels_last"]:
         to_channels_last(net)
     if config["quantizer"]["callback"] is not None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from quantable.report.history import (
     EVERY_RUN,
     Heading,
+    check_names,
     declared,
     first_runs,
     mean_widths,
@@ -20,6 +21,7 @@ from quantable.tables.schema import Figure
 
 def describe(reporter: Reporter, name: str, asked: Figure) -> Iterator[tuple[str, Plot | str]]:
     """One panel; a run without the number, or one in which it never changes, has no line."""
+    check_names(asked.of, f"conf/table/{reporter.table.id}.yaml: figures.{name}.of", own=False)
     plot = lines_of(reporter, asked.of)
     yield name, plot if plot is not None else f"no run in which {' or '.join(asked.of)} changes"
 

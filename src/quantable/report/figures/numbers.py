@@ -1,11 +1,12 @@
 """A method's own numbers over epochs: by layer a heat map for each run, the others as lines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from quantable.report.figures.epochs import lines_of
 from quantable.report.history import (
     Heading,
     changes,
+    check_names,
     declared,
     first_runs,
     mean_bits,
@@ -22,22 +23,26 @@ def describe(
     reporter: Reporter, name: str, asked: Figure
 ) -> Iterator[tuple[str, Grid | Plot | str]]:
     """Every number that a run has, or those that the table asks for (``of``)."""
+    check_names(asked.of, f"conf/table/{reporter.table.id}.yaml: figures.{name}.of", own=True)
     runs = first_runs(reporter)
     shapes: dict[str, Grid | Plot] = {}
     for run, record in runs.items():
         known = declared(reporter, run)
-        for number in numbers_in(record, by_layer=True):
+        for number in _asked(numbers_in(record, by_layer=True), asked):
             about = known.get(number, Heading(number))
             title = f"{about.title}: {run_label(reporter, run)}"
             shapes[f"{number}_{run}"] = heat_map(record, number, about, title)
     single = dict.fromkeys(n for r in runs.values() for n in numbers_in(r, by_layer=False))
-    for number in single:
+    for number in _asked(single, asked):
         if (plot := lines_of(reporter, [number])) is not None:
             shapes[number] = plot
-    kept = [own for own in shapes if not asked.of or own.startswith(asked.of)]
-    yield from ((own, shapes[own]) for own in kept)
-    if not kept:
+    yield from shapes.items()
+    if not shapes:
         yield name, "no run has numbers of its method's own that change"
+
+
+def _asked(numbers: Iterable[str], asked: Figure) -> list[str]:
+    return [number for number in numbers if not asked.of or number in asked.of]
 
 
 def heat_map(record: Record, number: str, about: Heading, title: str) -> Grid:

@@ -43,7 +43,7 @@ def protocol(budget: str, kept: Sequence[Record]) -> list[tuple[str, str]]:
     found.append(("versions", _several(_versions(record) for record in kept)))
     commits = (_commit(record) for record in kept)
     found.append(("commits", _several(commits)))
-    found.append(("devices", _several(record.provenance.device for record in kept)))
+    found.append(("devices", _several(_device(record) for record in kept)))
     hours = sum(record.provenance.wall_seconds for record in kept) / 3600
     found.append(("time", f"{hours:.1f} hours for {len(kept)} runs"))
     return found
@@ -72,7 +72,7 @@ def provenance(record: Record) -> list[tuple[str, str]]:
         ("record", f"records/{record.name}.json"),
         ("commit", _commit(record)),
         ("finished", made.finished.replace("T", " ").partition("+")[0].partition(".")[0] + " UTC"),
-        ("device", f"{made.device}, {made.threads} threads"),
+        ("device", _device(record)),
         (
             "time",
             f"{made.wall_seconds / 60:.1f} min"
@@ -80,6 +80,15 @@ def provenance(record: Record) -> list[tuple[str, str]]:
         ),
         ("data", f"{record.data.title}; sha256 {record.data.sha256}"),
     ]
+
+
+def _device(record: Record) -> str:
+    """What rounds a run's sums: equal answers to the last image need all of it to be equal."""
+    made = record.provenance
+    several = f"{made.devices} devices of " * (made.devices > 1)
+    threads = f"{made.threads} thread{'s' if made.threads > 1 else ''}"
+    libraries = (f"{name} {value}" for name, value in made.arithmetic.items())
+    return ", ".join([several + made.device, threads, *libraries])
 
 
 def _commit(record: Record) -> str:
