@@ -110,7 +110,9 @@ def _train(
     )
     keep.restore(module)
     if recipe["compile"]:
-        net.compile()
+        # A graph for each batch size: with sizes unknown, the compiler fails at what is left of a
+        # convolution's backward pass between two breaks (the edge paper's method).
+        net.compile(dynamic=False)
 
     trainer = trainer_of(config)
     device = trainer.strategy.root_device

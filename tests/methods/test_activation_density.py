@@ -1,6 +1,7 @@
 """Activation density against hand counts and the sheet's sequences."""
 
 import io
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from quantable.base.errors import UserError
 from quantable.columns.training import complexity
 from quantable.cost.hardware import Hardware, load_hardware
 from quantable.methods.activation_density import ActivationDensity, DensityMeter, is_flat, next_bits
+from quantable.methods.density_pruning import ChannelMeter
 from quantable.networks.cifar import resnet8_cifar
 from quantable.networks.layers import LayerShape, uniform
 from quantable.quantization.quantizer import Quantizer
@@ -148,6 +150,26 @@ def test_counts_are_exact_in_every_precision(relu: nn.Module, dtype: torch.dtype
     positive = sum(np.count_nonzero(batch.float().numpy() > 0) for batch in batches)
     assert meter.nonzero.item() == positive
     assert meter.elements.item() == 2 * x.numel()
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch.compile itself does
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # so here
+def test_a_compiled_network_counts_in_one_graph() -> None:
+    torch.compiler.reset()
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    meter, channels = DensityMeter(net[1]), ChannelMeter(net[1])
+    convolution = deepcopy(net[0])
+    net.compile(fullgraph=True, backend="aot_eager")  # a graph break raises
+    counts = []
+    for seed in range(3):
+        x = torch.randn(2, 1, 9, 9, generator=torch.Generator().manual_seed(seed))
+        net(x).sum().backward()
+        counts.append(np.count_nonzero(convolution(x).relu().detach().numpy(), axis=(0, 2, 3)))
+    assert channels.nonzero.tolist() == sum(counts).tolist()
+    assert meter.nonzero.item() == sum(counts).sum()
+    assert meter.elements.item() == channels.elements.item() == 3 * 2 * 4 * 7 * 7
+    net.eval()(x)
+    assert meter.elements.item() == 3 * 2 * 4 * 7 * 7
 
 
 def test_evaluation_is_not_counted() -> None:

@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -348,6 +349,34 @@ def test_one_compiled_graph_is_the_eager_network(method, per_channel) -> None:
             out.square().sum().backward()
         for ours, theirs in zip(eager.parameters(), compiled.parameters(), strict=True):
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch.compile itself does
+@pytest.mark.slow  # some 5 s each
+@pytest.mark.parametrize("method", [LSQ, MinMax])
+def test_every_width_is_compiled(method) -> None:
+    torch.compiler.reset()
+    net, quantize = Net(), build(method)
+    quantize.attach(net, INPUT_SIZE)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    net.compile(backend=backend)
+    compiled = []
+    for width in (8, 6, 4, 2):  # the phases of a run
+        quantize.set_bits({name: Bits(width, width) for name in quantize.bits})
+        graphs.clear()
+        for seed in range(2):
+            net.train()(images(seed)).sum().backward()
+            with torch.no_grad():
+                net.eval()(images(seed))
+                net(images(seed)[:3])  # the last batch of an evaluation
+        compiled.append(len(graphs))
+    # For training, evaluation and its last batch; the first training batch has one of its own.
+    assert set(compiled) <= {3, 4}
 
 
 class Module(pl.LightningModule):

@@ -64,7 +64,7 @@ def test_products_that_no_cost_has_are_said_once(tmp_path: Path) -> None:
     write_network(key, replace(packaged, activation_macs=178_831_872), about.stores[0].shapes)
     said, own = reporter(tmp_path, about.table, overrides=width).report().notes
     assert "Products of two activations" in said
-    assert "in no cost: 178.8 M MACs for one input" in said
+    assert "in no cost: 178,831,872 MACs for one input" in said
     assert own == "the table's own"
 
 

@@ -190,7 +190,7 @@ class ActivationDensity(Quantize):
 
 
 GATES = {"Hardsigmoid", "LogSoftmax", "Sigmoid", "Softmax"}
-"""Nonlinearities without zeros, whose results scale those of other layers or are probabilities."""
+"""Nonlinearities whose results scale those of other layers or are probabilities."""
 
 
 def _check_activations(found: Activations, layers: int) -> None:
@@ -214,7 +214,8 @@ class DensityMeter:
     """Counts non-zero outputs of a module in training, on its device, without synchronizing.
 
     The first batch of every epoch is counted a second time by ``torch.count_nonzero``;
-    ``miscounted`` is the difference.
+    ``miscounted`` is the difference. In a compiled graph that alone counts: one reduction over all
+    elements, which the compiler does within the pass that computes them.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -225,15 +226,24 @@ class DensityMeter:
         module.register_forward_hook(self._count)
 
     def _count(self, module: nn.Module, args: object, output: Tensor) -> None:
-        if module.training:
+        if not module.training:
+            return
+        output = output.detach()
+        self.elements += output.numel()
+        if torch.compiler.is_compiling():
+            # Not in place: the first batch of an epoch turns a channel meter's zero into (c,).
+            self.nonzero = self.nonzero + self._count_compiled(output)
+        else:
             # A ReLU's output has signs 0 and 1, so their sum per image, exact in float32 below
             # 2**24 elements, is the count, in a tenth of count_nonzero's time on a CPU.
-            for (images,) in pieces(output.detach()):
+            for (images,) in pieces(output):
                 self._add(images.sign())
-            self.elements += output.numel()
             if self.fresh:
                 self.fresh = False
                 self.miscounted = abs(int(self.nonzero.sum() - torch.count_nonzero(output)))
+
+    def _count_compiled(self, output: Tensor) -> Tensor:
+        return torch.count_nonzero(output)
 
     def _add(self, signs: Tensor) -> None:
         per_image = signs.flatten(1).sum(1, dtype=torch.float32)

@@ -20,6 +20,7 @@ from quantable.networks.counting import layer_shapes
 from quantable.networks.layers import LayerShape
 from quantable.quantization.channels import Group, channel_groups, cut, raw_weight
 from quantable.quantization.face import TrainerFace, face
+from quantable.quantization.quantize import forget_graphs
 
 KEEP_BY = ("density", "magnitude")
 
@@ -96,6 +97,7 @@ class DensityPruning(ActivationDensity):
         if pruned:
             shapes = layer_shapes(net, module.input_size)
             module.networks.append(network_facts(net, shapes, phase=module.phase + 1))
+            forget_graphs(net)
         return bits_changed or pruned
 
     def _meters_behind(self, group: Group) -> list["ChannelMeter"]:
@@ -116,6 +118,9 @@ class ChannelMeter(DensityMeter):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.by_channel = torch.zeros(0, dtype=torch.float64)  # (c,), of the last reading
+
+    def _count_compiled(self, output: Tensor) -> Tensor:
+        return torch.count_nonzero(output, [dim for dim in range(output.dim()) if dim != 1])
 
     def _add(self, signs: Tensor) -> None:
         others = [dim for dim in range(signs.dim()) if dim != 1]

@@ -20,8 +20,7 @@ from quantable.networks.layers import LayerShape
 from quantable.networks.passes import evaluate, hooked, named, probe
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)  # weight: (c_in, c_out / groups, ...)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, *TRANSPOSED)
-COUNTED = (*CONVOLUTIONS, nn.Linear)
+COUNTED = (nn.Conv1d, nn.Conv2d, *TRANSPOSED, nn.Linear)
 
 # Modules whose parameters cost no counted MAC, as package.class (subclasses included), and why.
 # Names, not types: timm takes seconds to import, and only timm networks need it.
@@ -78,7 +77,10 @@ OPAQUE = {
     _ATEN._convolution,
     _ATEN._cudnn_rnn,
     _ATEN._euclidean_dist,
+    _ATEN._grouped_mm,
+    _ATEN._int_mm,
     _ATEN._native_multi_head_attention,
+    _ATEN._scaled_mm,
     _ATEN._transformer_encoder_layer_fwd,
     _ATEN._trilinear,
     _ATEN.linear,
@@ -288,7 +290,10 @@ def products(
             product = Product(running[-1], layer, operator, tuple(factors), tuple(of_image), macs)
             see(product)
 
-    handles = [module.register_forward_pre_hook(enter_of(name)) for name, module in modules.items()]
+    handles = [
+        module.register_forward_pre_hook(enter_of(name), prepend=True)
+        for name, module in modules.items()
+    ]
     handles += [module.register_forward_hook(leave) for module in modules.values()]
     try:
         with _Products(image, tell):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -129,12 +130,15 @@ class Quantize(pl.Callback):
 
     def set_bits(self, bits: Mapping[str, Bits]) -> None:
         """Change the bit-widths of the named layers, also in the middle of training."""
+        before = self.bits
         for name, width in bits.items():
             if name not in self._names:
                 raise unknown("layer", name, self._names, "set_bits")
             _set_width(self.weight_quantizers, name, width.weight)
             _set_width(self.act_quantizers, name, width.act)
         _check_ties(self.ties, self.bits)
+        if self.bits != before:
+            forget_graphs(cast(nn.Module, self._net))
 
     def final_layers(self) -> Iterator[FinalLayer]:
         """Each layer whose weights are on a grid, in execution order; one after the other."""
@@ -188,6 +192,16 @@ class Quantize(pl.Callback):
         for quantizers in (self.weight_quantizers, self.act_quantizers):
             if shape.name in quantizers:
                 quantizers[shape.name].layer = layer
+
+
+def forget_graphs(net: nn.Module) -> None:
+    """Compile ``net`` anew after its widths or sizes changed; nothing where it is not compiled.
+
+    Else the graphs of earlier ones fill the compiler's cache, and when that is full the network
+    runs uncompiled.
+    """
+    if net._compiled_call_impl is not None:
+        torch.compiler.reset()
 
 
 def _quantize_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:

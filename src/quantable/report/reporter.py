@@ -152,8 +152,8 @@ class Reporter(Rows):
         networks = (facts.network for row in rows for facts in self.row_facts(row).facts)
         found = {n.activation_macs for n in networks if n is not None and n.activation_macs}
         return [
-            f"Products of two activations, as attention has, have no weights and are in no cost: "
-            f"{macs * 1e-6:,.1f} M MACs for one input."
+            "Products of two activations, as attention has, have no weights and are in no cost: "
+            f"{macs:,} MACs for one input."
             for macs in sorted(found)
         ]
 
