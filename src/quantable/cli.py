@@ -87,7 +87,8 @@ def plan(words: Words) -> int:
         costs = [name for name in table.columns if not COLUMNS[name].trained]
         only_costs = table.model_copy(update={"columns": dict.fromkeys(costs)})
         report = Reporter(only_costs, work.asked, [store]).report()
-        print(FORMATS["terminal"](report.model_copy(update={"claims": [], "notes": []})))
+        notes = [note for note in report.notes if note not in table.notes]
+        print(FORMATS["terminal"](report.model_copy(update={"claims": [], "notes": notes})))
     return 0
 
 

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from ad_arguments import NUMBERS, ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
 from quantable.base.bits import Bits
+from quantable.base.errors import UserError
 from quantable.columns.training import complexity
 from quantable.cost.hardware import Hardware, load_hardware
 from quantable.methods.activation_density import ActivationDensity, DensityMeter, is_flat, next_bits
 from quantable.methods.density_pruning import ChannelMeter
 from quantable.networks.cifar import resnet8_cifar
 from quantable.networks.layers import LayerShape, uniform
+from quantable.quantization.quantizer import Quantizer
 from quantable.training.classifier import Classifier
 from quantable.training.schedule import constant
 
@@ -77,6 +80,53 @@ def test_density_is_the_share_of_nonzero_outputs(batches: list, expected: float)
     for batch in batches:
         relu(torch.tensor(batch))
     assert meter.read() == expected
+
+
+class Functional(nn.Module):
+    """ReLUs as functions, except where ``module`` says so."""
+
+    def __init__(self, module: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+        self.relu = nn.ReLU() if module else torch.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.conv2(self.relu(self.conv1(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (Functional(module=False), "no ReLU module is behind any of the network's 3 layers"),
+        (Functional(module=True), r"1 of the network's 3 layers have none: conv2 \(Relu\)\."),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 4, 1), nn.ReLU()),
+            r"1 of the network's 2 layers have none: 0 \(Silu\)\. A function such as relu\(x\)",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 1)),
+            "no ReLU module is behind any of the network's 1 layers",
+        ),
+    ],
+)
+def test_activations_whose_zeros_are_not_seen_are_refused(net: nn.Module, message: str) -> None:
+    with pytest.raises(
+        UserError, match=f"AD counts zeros behind nn.ReLU and nn.ReLU6 .* {message}"
+    ):
+        method().attach(net, (3, 8, 8))
+    assert not any(isinstance(module, Quantizer) for module in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "unmetered"),
+    [("mobilenetv2_035", "conv_pwl"), ("seresnet18", "fc2")],  # linear bottlenecks, gates
+)
+def test_linear_layers_and_gates_keep_their_widths(name: str, unmetered: str) -> None:
+    ad = method()
+    ad.attach(timm.create_model(name), (3, 32, 32))
+    alone = ad.bits.keys() - ad.meter_of.keys()
+    assert {layer for layer in ad.bits if layer.endswith(unmetered)} <= alone
+    assert ad.updated_bits(dict.fromkeys(ad.meter_of, 0.5)).keys().isdisjoint(alone)
 
 
 def test_counts_are_64_bit_integers_and_start_anew_after_reading() -> None:

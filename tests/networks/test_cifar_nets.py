@@ -15,7 +15,7 @@ from quantable.networks.cifar import (
     scaled,
     vgg19_cifar,
 )
-from quantable.networks.trace import COUNTED, layer_shapes
+from quantable.networks.counting import COUNTED, layer_shapes
 
 
 def macs(net, input_size=(3, 32, 32), kinds=("conv", "linear")):

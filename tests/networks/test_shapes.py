@@ -167,6 +167,7 @@ def test_shapes_survive_the_file(tmp_path):
         Network([CONV], 16, {"conv": [IMAGE]}, []),
         Network([CONV], 0, {"conv": []}, None),
         Network([CONV, *SHAPES]),
+        Network([CONV], activation_macs=7),
     ],
 )
 def test_a_network_survives_the_file(tmp_path, network):

@@ -1,8 +1,9 @@
 import torch
 from torch import nn
 
+from quantable.networks.counting import layer_shapes
 from quantable.networks.squeezenext import STAGES, sqnxt23_w2
-from quantable.networks.trace import activations_behind, layer_shapes
+from quantable.networks.trace import activations
 
 
 def test_sqnxt23_w2_has_the_papers_counts():
@@ -21,7 +22,7 @@ def test_a_block_runs_in_the_order_of_its_modules_and_every_relu_once():
     names = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     shapes = layer_shapes(net, (1, 64, 64))
     assert [shape.name for shape in shapes] == [*names, "fc"]
-    behind = activations_behind(net, (1, 64, 64))  # raises where a ReLU runs twice
+    behind = activations(net, (1, 64, 64)).relus  # raises where a ReLU runs twice
     assert list(behind) == names
     assert net(torch.zeros(2, 1, 64, 64)).shape == (2, 10)
 

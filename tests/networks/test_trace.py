@@ -1,72 +1,21 @@
-import logging
-import warnings
 from functools import partial
 
 import pytest
 import timm
 import torch
-from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
 from quantable.methods.minmax import MinMax
 from quantable.networks.cifar import resnet8_cifar, resnet18_cifar, resnet20_cifar, vgg19_cifar
+from quantable.networks.counting import COUNTED, layer_shapes
 from quantable.networks.trace import (
-    COUNTED,
-    activations_behind,
+    activations,
     feeds_and_additions,
-    layer_shapes,
     linked_layers,
     signed_inputs,
 )
 from quantable.quantization.quantize import Quantize
-
-
-def shape_of(layer, input_size):
-    (shape,) = layer_shapes(nn.Sequential(layer), input_size)
-    return shape
-
-
-# Hand counts: MACs = output elements x weights per output element.
-
-
-def test_depthwise_convolution_counts_one_input_channel():
-    shape = shape_of(nn.Conv2d(32, 32, 3, padding=1, groups=32), (32, 8, 8))
-    assert (shape.macs, shape.weights, shape.inputs) == (32 * 8 * 8 * 9, 32 * 9, 32 * 8 * 8)
-    assert (shape.c_in, shape.c_out, shape.groups) == (32, 32, 32)
-
-
-def test_grouped_convolution_counts_its_group():
-    shape = shape_of(nn.Conv2d(8, 12, 3, padding=1, groups=4), (8, 5, 5))
-    assert (shape.macs, shape.weights) == (12 * 5 * 5 * 2 * 9, 12 * 2 * 9)
-    assert (shape.c_in, shape.c_out, shape.groups) == (8, 12, 4)
-
-
-def test_strided_dilated_rectangular_convolution():
-    conv = nn.Conv2d(3, 4, (3, 5), stride=(2, 1), padding=(1, 0), dilation=(1, 2))
-    shape = shape_of(conv, (3, 9, 11))  # h: (9 + 2 - 3) // 2 + 1 = 5; w: 11 - 8 = 3
-    assert (shape.macs, shape.weights) == (4 * 5 * 3 * 3 * 15, 4 * 3 * 15)
-    assert shape.inputs == 3 * 9 * 11
-    assert (shape.c_in, shape.c_out, shape.groups) == (3, 4, 1)
-    assert (shape.kernel, shape.stride, shape.output) == ((3, 5), (2, 1), (5, 3))
-
-
-def test_same_padding_of_timm_counts_the_larger_map():
-    shape = shape_of(Conv2dSame(3, 4, 3, stride=2), (3, 7, 7))  # ceil(7 / 2) = 4
-    assert shape.macs == 4 * 4 * 4 * 27
-    assert (shape.kind, shape.output) == ("conv", (4, 4))
-
-
-def test_linear_on_tokens_counts_each_token():
-    net = nn.Sequential(nn.Flatten(2), nn.Linear(16, 10))  # (1, 3, 4, 4) -> (1, 3, 16)
-    (shape,) = layer_shapes(net, (3, 4, 4))
-    assert (shape.macs, shape.weights, shape.inputs) == (3 * 16 * 10, 160, 48)
-    assert (shape.kind, shape.c_in, shape.c_out, shape.groups) == ("linear", 16, 10, 1)
-    assert (shape.kernel, shape.stride, shape.output) == ((1, 1), (1, 1), (1, 3))
-
-
-def test_network_that_is_one_layer_goes_by_its_class():
-    assert layer_shapes(nn.Conv2d(3, 2, 1), (3, 4, 4))[0].name == "Conv2d"
 
 
 class Twice(nn.Module):
@@ -80,83 +29,6 @@ class Twice(nn.Module):
         return self.last(self.relu(self.conv(self.relu(self.conv(x)))))
 
 
-def test_layer_that_runs_twice_counts_macs_twice_and_weights_once():
-    conv, last = layer_shapes(Twice(), (3, 4, 4))
-    assert (conv.name, last.name) == ("conv", "last")  # execution order, not definition order
-    assert (conv.macs, conv.weights, conv.inputs) == (2 * 3 * 16 * 3, 9, 2 * 48)
-
-
-def test_output_of_a_layer_that_runs_twice_is_that_of_its_first_run():
-    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.MaxPool2d(2))
-    net.append(net[0])
-    (conv,) = layer_shapes(net, (3, 4, 4))
-    assert (conv.macs, conv.output) == ((16 + 4) * 9, (4, 4))
-
-
-# What stops the count.
-
-
-def test_module_with_parameters_and_no_rule_stops():
-    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Sequential(nn.ConvTranspose2d(2, 2, 2)))
-    message = (
-        r"layer '1\.0' \(ConvTranspose2d\) has parameters but no MAC rule: "
-        r"add it to COUNTED with a rule or to FREE with a reason, in quantable\.networks\.trace"
-    )
-    for function in (layer_shapes, signed_inputs, activations_behind, linked_layers):
-        with pytest.raises(NotImplementedError, match=message):
-            function(net, (3, 4, 4))
-
-
-class FunctionalConv(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-        self.kernel = nn.Parameter(torch.ones(3, 3, 1, 1))
-
-    def forward(self, x):
-        return F.conv2d(self.conv(x), self.kernel)
-
-
-class FunctionalLinear(FunctionalConv):
-    def forward(self, x):
-        return F.linear(self.conv(x), self.kernel.squeeze())
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-
-    def forward(self, x):
-        x = self.conv(x).flatten(2).mT
-        return self.attention(x, x, x)[0]
-
-
-@pytest.mark.parametrize(
-    ("net", "message"),
-    [
-        (nn.Sequential(FunctionalConv()), r"layer '0' \(FunctionalConv\) runs convolution outside"),
-        (nn.Sequential(FunctionalLinear()), r"layer '0' \(FunctionalLinear\) runs \w*mm outside"),
-        (Attention(), r"layer 'attention' \(MultiheadAttention\) runs \w+ outside"),
-        (timm.create_model("resnetblur50"), r"layer 'maxpool\.1' \(BlurPool2d\) runs convolution"),
-    ],
-    ids=["conv", "linear", "attention", "blur"],
-)
-def test_product_outside_counted_layers_stops_with_its_module(net, message):
-    with pytest.raises(NotImplementedError, match=message):
-        layer_shapes(net, (3, 32, 32))
-    assert not hooks_of(net)
-
-
-def test_layer_that_never_runs_stops():
-    net = resnet8_cifar(10, 3, 0.5, "plain")
-    net.head = nn.Linear(4, 4)
-    for function in (layer_shapes, linked_layers):
-        with pytest.raises(NotImplementedError, match=r"layer 'head' \(Linear\) does not run"):
-            function(net, (3, 32, 32))
-
-
 def hooks_of(net):
     return [
         hook
@@ -167,7 +39,7 @@ def hooks_of(net):
 
 @pytest.mark.parametrize(
     "function",
-    [layer_shapes, signed_inputs, activations_behind, linked_layers, feeds_and_additions],
+    [layer_shapes, signed_inputs, activations, linked_layers, feeds_and_additions],
 )
 def test_network_is_left_as_it_was(function):
     net = resnet8_cifar(10, 3, 0.5, "plain")
@@ -185,44 +57,6 @@ def test_network_is_left_as_it_was(function):
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
-
-
-# An outside reference: fvcore's count of convolution and linear operators.
-FVCORE = [
-    ("resnet18", 64),
-    ("resnet50", 64),
-    ("mobilenetv2_100", 64),
-    ("mobilenetv3_large_100", 64),
-    ("efficientnet_lite0", 64),
-    ("tf_efficientnet_lite0", 65),
-    ("regnetx_002", 64),
-    ("seresnet50", 64),
-    ("densenet121", 64),
-    ("convnextv2_atto", 64),
-    ("vgg11_bn", 32),
-    ("ghostnet_100", 64),
-    ("inception_v3", 96),
-    ("mobilevit_xxs", 64),
-    ("edgenext_xx_small", 64),
-    ("poolformer_s12", 64),
-    ("vit_tiny_patch16_224", 224),
-    ("swin_tiny_patch4_window7_224", 224),
-    ("resmlp_12_224", 224),
-]
-
-
-@pytest.mark.parametrize(("name", "size"), FVCORE, ids=[name for name, _ in FVCORE])
-def test_macs_are_fvcores(name, size):
-    net = timm.create_model(name).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit's: deprecated, and on the networks' own code
-        from fvcore.nn import FlopCountAnalysis
-
-        logging.getLogger("fvcore").setLevel(logging.ERROR)
-        operators = FlopCountAnalysis(net, torch.zeros(1, 3, size, size)).by_operator()
-    shapes = layer_shapes(net, (3, size, size))
-    assert sum(s.macs for s in shapes if s.kind == "conv") == operators["conv"]
-    assert sum(s.macs for s in shapes if s.kind == "linear") == operators["linear"]
 
 
 # Signs and activations, by reading the networks.
@@ -275,25 +109,25 @@ def test_cifar_resnets_shortcut_and_second_convolution_share_a_relu(
 ):
     net = build(10, 3, 0.25, rule)
     expected = resnet_activations(stages, blocks, "relu1", "relu2", "shortcut.conv", shortcut_of)
-    assert activations_behind(net, (3, 32, 32)) == expected
+    assert activations(net, (3, 32, 32)).relus == expected
 
 
 def test_vgg19s_activations_in_order():
     net = vgg19_cifar(10, 1, 0.25)
     expected = {f"features.conv{n}": f"features.relu{n}" for n in range(1, 17)}
-    assert activations_behind(net, (1, 28, 28)) == expected
+    assert activations(net, (1, 28, 28)).relus == expected
 
 
 def test_timm_resnet18_with_in_place_activations():
     net = timm.create_model("resnet18.tv_in1k")
     expected = resnet_activations(4, 2, "act1", "act2", "downsample.0", changes_shape)
-    assert activations_behind(net, (3, 64, 64)) == expected
+    assert activations(net, (3, 64, 64)).relus == expected
 
 
 def test_mobilenetv2s_linear_bottlenecks_have_none():
     net = timm.create_model("mobilenetv2_100.ra_in1k")
     names = [name for name, module in net.named_modules() if isinstance(module, COUNTED)]
-    found = activations_behind(net, (3, 64, 64))
+    found = activations(net, (3, 64, 64)).relus
     bottlenecks = {n for n in names if n.endswith("conv_pwl")} | {"blocks.0.0.conv_pw"}
     assert set(names) - found.keys() == bottlenecks | {"classifier"}
     assert found["conv_stem"] == "bn1.act"
@@ -305,23 +139,23 @@ def test_mobilenetv2s_linear_bottlenecks_have_none():
 
 def test_frozen_network_has_the_same_activations():
     net = resnet8_cifar(10, 1, 0.5, "all").requires_grad_(False)
-    assert len(activations_behind(net, (1, 28, 28))) == 10  # stem, three blocks of three
+    assert len(activations(net, (1, 28, 28)).relus) == 10  # stem, three blocks of three
 
 
 def test_in_place_activation_behind_a_linear_layer_on_tokens():
     net = nn.Sequential(nn.Flatten(2), nn.Linear(16, 10), nn.ReLU(inplace=True), nn.Linear(10, 4))
-    assert activations_behind(net, (3, 4, 4)) == {"1": "2"}
+    assert activations(net, (3, 4, 4)).relus == {"1": "2"}
 
 
 def test_another_nonlinearity_ends_the_way():
     for other in (nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Sigmoid(), nn.LeakyReLU(), nn.Tanh()):
         net = nn.Sequential(nn.Conv2d(3, 2, 1), other, nn.MaxPool2d(2), nn.ReLU())
-        assert activations_behind(net, (3, 4, 4)) == {}, other
+        assert activations(net, (3, 4, 4)).relus == {}, other
 
 
 def test_activation_that_runs_twice_stops_with_its_name():
     with pytest.raises(NotImplementedError, match=r"activation 'relu' \(ReLU\) runs more than"):
-        activations_behind(Twice(), (3, 4, 4))
+        activations(Twice(), (3, 4, 4))
 
 
 # Layers that read one tensor: counts of the papers' networks, then what separates two readers.

@@ -11,13 +11,14 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import ScaledStdConv2d, StdConv2d
 from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
 from quantable.networks.cifar import resnet8_cifar, resnet18_cifar, resnet20_cifar, vgg19_cifar
-from quantable.networks.trace import layer_shapes
+from quantable.networks.counting import layer_shapes
 from quantable.quantization.channels import Group, channel_groups, cut, shrink_to
 from quantable.quantization.quantize import Quantize
 
@@ -255,6 +256,21 @@ def test_parameters_without_a_rule_are_refused(norm: nn.Module) -> None:
 def test_a_layer_that_runs_twice_is_refused() -> None:
     with pytest.raises(NotImplementedError, match=r"layer 'conv' \(Conv2d\) runs more than once"):
         channel_groups(Twice(), RGB)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (ScaledStdConv2d(4, 8, 1), r"\(ScaledStdConv2d\): .* it has bias, gain, weight: choose"),
+        (StdConv2d(4, 8, 1, bias=False), r"\(StdConv2d\) changes its weight"),
+        (nn.ConvTranspose2d(4, 8, 1), r"\(ConvTranspose2d\): channels are cut of nn\.Conv2d and"),
+        (nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 8, 1)), r"\(Conv1d\): channels are cut of"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_layers_that_cannot_be_cut_whole_are_refused(layer: nn.Module, message: str) -> None:
+    with pytest.raises(NotImplementedError, match=message):
+        channel_groups(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), layer, nn.ReLU()), RGB)
 
 
 # The cut network computes what the whole one does where nothing reads the removed channels.

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from quantable.base.bits import Bits
 from quantable.base.errors import UserError
 from quantable.config.composition import compose_run
+from quantable.methods.dorefa import DoReFa
 from quantable.methods.edge import StepAndClip
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
@@ -201,6 +202,79 @@ def test_a_network_without_layers_and_a_second_callback_are_mistakes() -> None:
         build().attach(net, INPUT_SIZE)
     with pytest.raises(UserError, match="this callback has a network already"):
         quantize.attach(Net(), INPUT_SIZE)
+
+
+class Shared(Net):
+    """Its inner convolution runs twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv2(self.conv2(self.relu1(self.stem(x)))))
+        return self.fc(self.relu2(self.norm(self.conv1(x))).mean((2, 3)))
+
+
+def test_layers_off_the_grid_are_named_before_the_network_changes() -> None:
+    net = Shared()
+    with pytest.raises(NotImplementedError, match=r"layer 'conv2' \(Conv2d\) runs more than once"):
+        build().attach(net, INPUT_SIZE)
+    assert not any(isinstance(module, Quantizer) for module in net.modules())
+    build(layers={"conv2": [2, 32]}).attach(net, INPUT_SIZE)  # its input in float, it passes
+    assert net.conv2.weight.unique().numel() <= 4
+
+
+UP = {
+    "plain": nn.ConvTranspose2d(4, 6, 3, stride=2),
+    "one dimension": nn.Sequential(nn.Flatten(2), nn.ConvTranspose1d(4, 6, 3)),
+    "depthwise": nn.ConvTranspose2d(4, 4, 3, stride=2, groups=4),
+}
+
+
+@pytest.mark.parametrize("kind", UP)
+@pytest.mark.parametrize("method", [LSQ, MinMax, DoReFa, StepAndClip])
+def test_each_output_channel_of_a_transposed_convolution_has_its_own_grid(method, kind) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), deepcopy(UP[kind]))
+    act = partial(PACT, batched=True, clip_init=6.0)
+    quantize = build(method, per_channel=True, inner=[3, 3], ends=None, act=act)
+    quantize.attach(net, INPUT_SIZE)
+    (layer,) = [m for m in net.modules() if isinstance(m, nn.ConvTranspose1d | nn.ConvTranspose2d)]
+    with torch.no_grad():  # every other channel a hundred times smaller: no common grid has both
+        raw = layer.parametrizations.weight.original
+        outputs = raw if kind == "depthwise" else raw.transpose(0, 1)
+        outputs *= 0.01 ** (torch.arange(len(outputs)) % 2).view(-1, *[1] * (raw.dim() - 1))
+    net(images())
+    quantized = layer.weight if kind == "depthwise" else layer.weight.transpose(0, 1)
+    for channel in quantized:
+        assert 2 < channel.unique().numel() <= 8
+    last = list(quantize.final_layers())[-1]
+    grouped = layer.groups if kind == "depthwise" else 1
+    assert last.integers.shape[:2] == (layer.out_channels, layer.in_channels // grouped)
+    torch.testing.assert_close(last.scale * last.integers + last.offset, quantized)
+
+
+def test_transposed_convolutions_in_groups_have_one_grid_or_are_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 6, 3, groups=2))
+    message = r"layer '2' \(ConvTranspose2d\) has 2 groups, .*: choose per_channel=false"
+    with pytest.raises(NotImplementedError, match=message):
+        build(per_channel=True).attach(net, INPUT_SIZE)
+    assert not any(isinstance(module, Quantizer) for module in net.modules())
+    quantize = build(MinMax)
+    quantize.attach(net, INPUT_SIZE)
+    whole = net[2].weight
+    *_, last = quantize.final_layers()
+    assert last.integers.shape == (6, 2, 3, 3)
+    by_group = torch.stack([whole[:2].transpose(0, 1), whole[2:].transpose(0, 1)]).flatten(0, 1)
+    torch.testing.assert_close(last.scale * last.integers + last.offset, by_group)
+
+
+def test_channels_of_tokens_are_their_last_dimension() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.Linear(36, 5))
+    quantize = build(MinMax, per_channel=True, inner=[8, 2], ends=None)
+    quantize.attach(net, INPUT_SIZE)
+    seen: list[Tensor] = []
+    net[2].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    net(images())
+    assert quantize.act_quantizers["2"].low.shape == (36,)
+    assert all(feature.unique().numel() <= 4 for feature in seen[0].unbind(2))
 
 
 class Blend(MinMax):

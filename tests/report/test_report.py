@@ -13,6 +13,7 @@ from rich.text import Text
 
 from quantable.base.errors import UserError
 from quantable.columns import COLUMNS
+from quantable.networks.shapes import shape_key, write_network
 from quantable.report.html.section import section
 from quantable.report.render import FORMATS
 from quantable.report.reporter import Reporter
@@ -80,6 +81,22 @@ def test_a_rows_number_is_the_mean_over_its_seeds(tmp_path: Path) -> None:
     assert shown.published is not None
     assert shown.published.value == 92.0
     assert shown.verdict == "match"
+
+
+def test_products_that_no_cost_has_are_said_once(tmp_path: Path) -> None:
+    about = reporter(tmp_path, hand_table(notes=["the table's own"]))
+    assert about.report().notes == ["the table's own"]
+    width = ("model.net.width=0.75",)  # of no packaged network
+    about = reporter(tmp_path, hand_table(notes=["the table's own"]), overrides=width)
+    config = about.cell("float", "paper", 0).config
+    packaged = reporter(tmp_path).row_facts("float").facts[0].network
+    assert packaged is not None
+    key = shape_key(config["model"], config["data"]["input_size"])
+    write_network(key, replace(packaged, activation_macs=178_831_872), about.stores[0].shapes)
+    said, own = reporter(tmp_path, about.table, overrides=width).report().notes
+    assert "Products of two activations" in said
+    assert "in no cost: 178,831,872 MACs for one input" in said
+    assert own == "the table's own"
 
 
 def test_seeds_that_are_missing_make_it_incomplete(tmp_path: Path) -> None:

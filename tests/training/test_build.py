@@ -1,10 +1,12 @@
 """What a run keeps of its network, and what it refuses to train on."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +14,10 @@ from quantable.base.errors import UserError
 from quantable.config.composition import compose_run
 from quantable.data.images import Images
 from quantable.networks.cifar import resnet8_cifar
+from quantable.networks.counting import count
 from quantable.networks.layers import IMAGE, LayerShape, Network
 from quantable.networks.shapes import read_network, shape_key, write_network
-from quantable.networks.trace import layer_shapes, trace
+from quantable.networks.trace import trace
 from quantable.store.store import Store
 from quantable.training.build import Built, _keep_shapes, build, try_training_images
 
@@ -27,7 +30,8 @@ FEEDS = {"conv1": [IMAGE]}
 
 def keep(net: nn.Module, store: Store) -> Network | None:
     images: Any = SimpleNamespace(input_size=SIZE)
-    built = Built(images, net, layer_shapes(net, SIZE))
+    found = count(net, SIZE)
+    built = Built(images, net, found.layers, found.activation_macs)
     _keep_shapes({"model": MODEL, "data": {"input_size": SIZE}}, built, store)
     return read_network(KEY, [store.shapes])
 
@@ -42,6 +46,16 @@ def test_all_that_is_known_is_kept_also_where_an_older_file_says_less(
     assert keep(net, store) == trace(net, SIZE)
 
 
+def test_a_file_from_before_products_of_activations_were_counted_is_written_anew(
+    tmp_path: Path,
+) -> None:
+    net, store = timm.create_model("test_vit", img_size=32, patch_size=8), Store(tmp_path)
+    now = trace(net, SIZE)
+    assert now.activation_macs > 0
+    write_network(KEY, replace(now, activation_macs=0), store.shapes)
+    assert keep(net, store) == now
+
+
 def test_a_file_of_what_the_function_built_before_it_was_changed_is_written_anew(
     tmp_path: Path,
 ) -> None:
@@ -52,7 +66,7 @@ def test_a_file_of_what_the_function_built_before_it_was_changed_is_written_anew
 
 def test_a_file_that_says_all_is_left_alone(tmp_path: Path) -> None:
     net = resnet8_cifar(3, 3, 0.5, "plain")
-    kept = Network(layer_shapes(net, SIZE), 8, FEEDS, None)
+    kept = Network(count(net, SIZE).layers, 8, FEEDS, None)
     write_network(KEY, kept, Store(tmp_path).shapes)
     assert keep(net, Store(tmp_path)) == kept
 

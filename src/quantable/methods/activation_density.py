@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from quantable.base.bits import Bits
 from quantable.base.chunks import pieces
 from quantable.base.devices import rank, total
-from quantable.networks.trace import activations_behind
+from quantable.base.errors import UserError
+from quantable.networks.counting import counted_layers
+from quantable.networks.trace import Activations, activations
 from quantable.quantization.face import TrainerFace, face
 from quantable.quantization.quantize import Factory, Quantize
 
@@ -62,8 +64,9 @@ class ActivationDensity(Quantize):
     A phase lasts ``min_epochs`` to ``max_epochs``, each one number, or a list with one for every
     phase whose last entry serves all later phases. There are at most ``max_updates``; training ends
     early when no width changes or the mean density reaches ``enough_density``. The first and the
-    last layer, and layers without a ReLU behind them, keep their widths. A shortcut shares the
-    ReLU, and so the width, of the layer it is added into.
+    last layer, and layers without an activation behind them or with a gate (sigmoid), keep their
+    widths; other activations than modules ReLU and ReLU6 are refused. A shortcut shares the ReLU,
+    and so the width, of the layer it is added into.
     """
 
     def __init__(
@@ -99,7 +102,10 @@ class ActivationDensity(Quantize):
 
     def attach(self, net: nn.Module, input_size: Sequence[int]) -> None:
         """Put quantizers into ``net`` and meters behind its ReLUs."""
-        self.meter_of = activations_behind(net, tuple(input_size))  # type: ignore[arg-type]
+        c, h, w = input_size
+        found = activations(net, (c, h, w))
+        _check_activations(found, layers=len(counted_layers(net)))
+        self.meter_of = found.relus
         super().attach(net, input_size)
         for name in dict.fromkeys(self.meter_of.values()):
             self.meters[name] = self.meter(net.get_submodule(name))
@@ -181,6 +187,27 @@ class ActivationDensity(Quantize):
             if rank() > 0:
                 meter.nonzero, meter.elements = nonzero * 0, elements * 0
                 meter.miscounted = 0
+
+
+GATES = {"Hardsigmoid", "LogSoftmax", "Sigmoid", "Softmax"}
+"""Nonlinearities whose results scale those of other layers or are probabilities."""
+
+
+def _check_activations(found: Activations, layers: int) -> None:
+    """Refuse a network with activations whose zeros no meter sees."""
+    unseen = {name: sorted(kinds - GATES) for name, kinds in found.others.items() if kinds - GATES}
+    if not found.relus:
+        said = f"no ReLU module is behind any of the network's {layers} layers"
+    elif unseen:
+        named = [f"{name} ({', '.join(kinds)})" for name, kinds in unseen.items()]
+        said = f"{len(named)} of the network's {layers} layers have none: {', '.join(named)}"
+    else:
+        return
+    raise UserError(
+        f"quantizer: AD counts zeros behind nn.ReLU and nn.ReLU6 modules, and {said}. A function "
+        "such as relu(x) is no module, and other activations have no zeros to count: choose a "
+        "network with a ReLU module for each, or another quantizer"
+    )
 
 
 class DensityMeter:

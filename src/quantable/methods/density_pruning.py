@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from quantable.base.errors import UserError, unknown
 from quantable.methods.activation_density import ActivationDensity, DensityMeter
+from quantable.networks.counting import layer_shapes
 from quantable.networks.layers import LayerShape
-from quantable.networks.trace import layer_shapes
 from quantable.quantization.channels import Group, channel_groups, cut, raw_weight
 from quantable.quantization.face import TrainerFace, face
 from quantable.quantization.quantize import forget_graphs

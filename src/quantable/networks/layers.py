@@ -21,8 +21,9 @@ class LayerShape:
     say.
 
     A linear layer is a 1x1 convolution with an output of (1, positions): (1, 1) of a vector, (1, t)
-    of t tokens. Of a layer that runs several times, ``macs`` and ``inputs`` are those of all runs,
-    ``output`` is that of the first.
+    of t tokens. A convolution in one dimension has a height of 1. Of a transposed one, ``stride``
+    is the distance of its inputs in the output. Of a layer that runs several times, ``macs`` and
+    ``inputs`` are those of all runs, ``output`` is that of the first.
     """
 
     name: str
@@ -54,12 +55,17 @@ class Network:
     to its result, that addition has ``a``, ``b`` and ``c``. Each list is in execution order, and
     the additions are in that of their last layers. None too where a change in place to a part of a
     tensor may hide one.
+
+    ``activation_macs``: multiply-accumulates of products of two activations, as attention has, for
+    one input. They have no weights and are no layer, and no cost has them. An older file does not
+    say: it is 0 there.
     """
 
     layers: list[LayerShape]
     batch_norm_channels: int | None = None
     feeds: Mapping[str, Sequence[str]] | None = None
     added: Sequence[Sequence[str]] | None = None
+    activation_macs: int = 0
 
 
 def uniform(layers: Sequence[LayerShape], bits: int) -> dict[str, Bits]:

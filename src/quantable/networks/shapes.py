@@ -97,6 +97,7 @@ def _text(network: Network) -> str:
         "layers": [_known(shape) for shape in network.layers],
         "feeds": network.feeds,
         "added": network.added,
+        "activation_macs": network.activation_macs or None,  # most networks have none
     }
     parts = [f'"{key}": {_json(value)}' for key, value in facts.items() if value is not None]
     return "{" + ",\n".join(parts) + "}\n"

@@ -1,59 +1,26 @@
-"""Float network to layer shapes, by forward passes of one random image: nothing is trained.
+"""How the layers of a float network hang together, by forward passes of one random image.
 
 The network keeps its training flags, hooks and buffers (batch-norm statistics); every pass runs in
 evaluation mode, on the device and in the dtype of the network's parameters.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantable.networks.layers import IMAGE, LayerShape, Network
-
-COUNTED = (nn.Conv2d, nn.Linear)  # MACs = output elements x weights that make one of them
-
-# Modules whose parameters cost no counted MAC, as package.class (subclasses included), and why.
-# Names, not types: timm takes seconds to import, and only timm networks need it.
-_NORM = "normalization: folded into a neighbour, or one multiplication per activation"
-_SCALE = "elementwise: one multiplication or addition per activation"
-FREE = {
-    "torch._NormBase": _NORM,  # batch and instance norm
-    "torch.LayerNorm": _NORM,
-    "torch.GroupNorm": _NORM,
-    "torch.RMSNorm": _NORM,
-    "timm.RmsNorm": _NORM,
-    "timm.RmsNorm2d": _NORM,
-    "timm.RmsNormFp32": _NORM,
-    "timm.RmsNorm2dFp32": _NORM,
-    "timm.SimpleNorm": _NORM,
-    "timm.SimpleNorm2d": _NORM,
-    "timm.SimpleNormFp32": _NORM,
-    "timm.SimpleNorm2dFp32": _NORM,
-    "timm.GlobalResponseNorm": _NORM,
-    "torch.PReLU": _SCALE,
-    "timm.LayerScale": _SCALE,
-    "timm.LayerScale2d": _SCALE,
-    "timm.Scale": _SCALE,
-    "timm.Affine": _SCALE,
-    "timm.RelPosBias": _SCALE,  # a learned table added to attention's products
-    "quantable.Quantizer": "fake quantization: the integer multiplications are the layer's own",
-}
-
-# Products that may hold weights; those in a counted layer are counted, all others stop the count.
-PRODUCTS = {
-    torch.ops.aten.convolution,
-    torch.ops.aten.linear,
-    torch.ops.aten.mm,
-    torch.ops.aten.addmm,
-    torch.ops.aten._native_multi_head_attention,
-    torch.ops.aten._transformer_encoder_layer_fwd,
-}
+from quantable.networks.counting import (
+    COUNTED,
+    batch_norm_channels,
+    check_all_ran,
+    count,
+    counted_layers,
+)
+from quantable.networks.layers import IMAGE, Network
+from quantable.networks.passes import evaluate, hooked, named, probe
 
 SIZED = (*COUNTED, _BatchNorm)  # with a size for every channel, whatever their parameters
 RELUS = (nn.ReLU, nn.ReLU6)
@@ -66,49 +33,14 @@ ADDITION = "AddBackward0"  # name of the autograd node of ``x + y``, in place or
 HIDDEN = "torch::autograd::CopySlices"  # of any change in place to a view, which may be an addition
 
 PROBE_BATCH = 4
-PROBE_SEED = 0
 
 
 def trace(network: nn.Module, input_size: tuple[int, int, int]) -> Network:
     """All that is known of ``network`` for one input (c, h, w): what a file of shapes keeps."""
+    found = count(network, input_size)
     feeds, added = feeds_and_additions(network, input_size)
-    return Network(layer_shapes(network, input_size), batch_norm_channels(network), feeds, added)
-
-
-def layer_shapes(network: nn.Module, input_size: tuple[int, int, int]) -> list[LayerShape]:
-    """Shapes of all Conv2d and Linear layers for one input (c, h, w), in execution order.
-
-    MACs are output elements times weights per output, ``(c_in / groups) * k_h * k_w``; a layer
-    that runs twice counts its MACs and inputs twice and its weights once. Products of two
-    activations (attention's, ``bmm``) have no weights and are not counted; a parameter in an
-    ``einsum`` runs as ``bmm`` too and is not seen.
-
-    Raises NotImplementedError where the count would be wrong: a module with parameters and no rule,
-    a counted layer that does not run, or a convolution or matrix product outside counted layers.
-
-    >>> (layer,) = layer_shapes(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2)), (3, 9, 9))
-    >>> layer.macs, layer.weights, layer.inputs, layer.bias, layer.output
-    (3456, 216, 243, 8, (4, 4))
-    """
-    layers = counted_layers(network)
-    calls: dict[str, list[tuple[torch.Size, int]]] = {}  # (output, input elements) of each call
-
-    def note(name: str, args: tuple[Any, ...], out: Tensor) -> None:
-        calls.setdefault(name, []).append((out.shape, args[0].numel()))
-
-    with torch.no_grad(), _hooked(layers, note), _products_guarded(network, layers):
-        _evaluate(network, _probe(network, input_size, batch=1))
-    _check_all_ran(layers, calls)
-    return [_shape(name, layers[name], runs) for name, runs in calls.items()]
-
-
-def batch_norm_channels(network: nn.Module) -> int:
-    """Channels of all batch norms together; each has a scale, a shift, a mean and a variance.
-
-    >>> batch_norm_channels(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
-    8
-    """
-    return sum(norm.num_features for norm in network.modules() if isinstance(norm, _BatchNorm))
+    norms = batch_norm_channels(network)
+    return Network(found.layers, norms, feeds, added, found.activation_macs)
 
 
 def signed_inputs(network: nn.Module, input_size: tuple[int, int, int]) -> set[str]:
@@ -125,8 +57,8 @@ def signed_inputs(network: nn.Module, input_size: tuple[int, int, int]) -> set[s
         if (args[0] < 0).any():
             signed.add(name)
 
-    with torch.no_grad(), _hooked(counted_layers(network), note):
-        _evaluate(network, _probe(network, input_size, batch=PROBE_BATCH))
+    with torch.no_grad(), hooked(counted_layers(network), note):
+        evaluate(network, probe(network, input_size, batch=PROBE_BATCH))
     return signed | set(first[:1])
 
 
@@ -164,27 +96,38 @@ def linked_layers(network: nn.Module, input_size: tuple[int, int, int]) -> list[
     ]
     try:
         with torch.no_grad():
-            _evaluate(network, _probe(network, input_size, batch=1))
+            evaluate(network, probe(network, input_size, batch=1))
     finally:
         for handle in handles:
             handle.remove()
-    _check_all_ran(layers, groups)
+    check_all_ran(layers, groups)
     linked: dict[int, list[str]] = {}
     for name, group in groups.items():  # in execution order
         linked.setdefault(id(group), []).append(name)
     return [tuple(names) for names in linked.values()]
 
 
-def activations_behind(network: nn.Module, input_size: tuple[int, int, int]) -> dict[str, str]:
-    """For each counted layer, the ReLU or ReLU6 module that its result reaches first.
+class Activations(NamedTuple):
+    """For each counted layer, the nonlinearities that its result reaches first.
+
+    ``relus``: the name of a module ReLU or ReLU6. ``others``: of layers that reach no such module,
+    what autograd calls the nonlinearities (``Relu`` of a function, ``Silu``). A layer without any,
+    such as a classifier or a linear bottleneck, is in neither.
+    """
+
+    relus: dict[str, str]
+    others: dict[str, set[str]]
+
+
+def activations(network: nn.Module, input_size: tuple[int, int, int]) -> Activations:
+    """The nonlinearities behind the layers of ``network``.
 
     On the way there may be batch norm, additions, pooling or reshaping, but neither another counted
-    layer nor another nonlinearity. Layers with no such module (a classifier, a linear bottleneck)
-    are absent. In a ResNet block, ``conv2`` and the shortcut's convolution have the same one.
-    Found by walking the autograd graph back from each activation.
+    layer nor another nonlinearity. In a ResNet block, ``conv2`` and the shortcut's convolution have
+    the same one. Found by walking the autograd graph back from each.
     """
     layers = counted_layers(network)
-    relus = {name: module for name, module in _named(network) if isinstance(module, RELUS)}
+    relus = {name: module for name, module in named(network) if isinstance(module, RELUS)}
     owner: dict[Node, str] = {}
     outputs: dict[str, Node | None] = {}
 
@@ -200,14 +143,29 @@ def activations_behind(network: nn.Module, input_size: tuple[int, int, int]) -> 
             )
         outputs[name] = out.grad_fn  # None: computed from constants, not from the image
 
-    with torch.enable_grad(), _hooked(layers, note_layer), _hooked(relus, note_relu):
-        x = _probe(network, input_size, batch=1).requires_grad_()
-        _evaluate(network, x.clone())  # cloned: a first layer in place may not change a leaf
+    with torch.enable_grad(), hooked(layers, note_layer), hooked(relus, note_relu):
+        x = probe(network, input_size, batch=1).requires_grad_()
+        # cloned: a first layer in place may not change a leaf
+        result = evaluate(network, x.clone())
     behind: dict[str, str] = {}
     for relu, output in outputs.items():  # in execution order: the first one stays
         for name in _layers_before(_read_by(output), owner, ends=NONLINEAR):
             behind.setdefault(name, relu)
-    return behind
+    nodes = _nodes_between(None, result.grad_fn) - {*owner, *outputs.values()}
+    others = _kinds_behind(layers.keys() - behind, nodes, owner)
+    return Activations(behind, {name: others[name] for name in layers if others.get(name)})
+
+
+def _kinds_behind(
+    layers: Collection[str], nodes: Iterable[Node], owner: Mapping[Node, str]
+) -> dict[str, set[str]]:
+    """For each of ``layers``, which nonlinearities among ``nodes`` its result reaches first."""
+    kinds: dict[str, set[str]] = {name: set() for name in layers}
+    for node in nodes:
+        if node.name().startswith(NONLINEAR):
+            for name in kinds.keys() & _layers_before(_read_by(node), owner, ends=NONLINEAR):
+                kinds[name].add(node.name().removesuffix("Backward0"))
+    return kinds
 
 
 def feeds_and_additions(
@@ -227,10 +185,10 @@ def feeds_and_additions(
         for node in _nodes_between(args[0].grad_fn, out.grad_fn):
             owner[node] = name
 
-    with torch.enable_grad(), _hooked(counted_layers(network), note):
-        image = _probe(network, input_size, batch=1).requires_grad_().clone()
+    with torch.enable_grad(), hooked(counted_layers(network), note):
+        image = probe(network, input_size, batch=1).requires_grad_().clone()
         owner[cast(Node, image.grad_fn)] = IMAGE
-        output = _evaluate(network, image)
+        output = evaluate(network, image)
     order = [IMAGE, *inputs]
 
     def places(nodes: Iterable[Node | None]) -> list[int]:
@@ -259,7 +217,7 @@ def reached_channels(
     layers = counted_layers(network)
     readers = {
         name: module
-        for name, module in _named(network)
+        for name, module in named(network)
         if next(module.parameters(recurse=False), None) is not None or isinstance(module, SIZED)
     }
     held: dict[str, Tensor] = {}
@@ -273,21 +231,21 @@ def reached_channels(
         held[name] = out
 
     with torch.no_grad():
-        probe = _probe(network, input_size, batch=1)
-        with _hooked(layers, hold):
-            _evaluate(network, probe)
-        return {name: _readers_of(name, network, probe, readers, held) for name in layers}
+        image = probe(network, input_size, batch=1)
+        with hooked(layers, hold):
+            evaluate(network, image)
+        return {name: _readers_of(name, network, image, readers, held) for name in layers}
 
 
 def _readers_of(
     source: str,
     network: nn.Module,
-    probe: Tensor,
+    image: Tensor,
     readers: Mapping[str, nn.Module],
     held: Mapping[str, Tensor],
 ) -> dict[str, bool]:
     """Readers of the channels of layer ``source``."""
-    modules = dict(_named(network))
+    modules = dict(named(network))
     dim = _channel_dim(modules[source])
     channel = min(1, held[source].shape[dim] - 1)  # not the first, which a shuffle leaves in place
     poisoned = held[source].clone()
@@ -315,7 +273,7 @@ def _readers_of(
     handles += [module.register_forward_pre_hook(read_of(name)) for name, module in readers.items()]
     handles.append(network.register_forward_hook(output))
     try:
-        _evaluate(network, probe)
+        evaluate(network, image)
     finally:
         for handle in handles:
             handle.remove()
@@ -360,157 +318,3 @@ def _nodes_between(before: Node | None, last: Node | None) -> set[Node]:
                 seen.add(node)
                 stack.append(node)
     return seen
-
-
-def _check_all_ran(layers: Mapping[str, nn.Module], ran: Collection[str]) -> None:
-    for name, layer in layers.items():
-        if name not in ran:
-            raise NotImplementedError(
-                f"layer '{name}' ({type(layer).__name__}) does not run in a forward pass in "
-                "evaluation mode: remove it from the network, or its weights would be miscounted"
-            )
-
-
-def _shape(name: str, layer: nn.Module, runs: Sequence[tuple[torch.Size, int]]) -> LayerShape:
-    weight = cast(Tensor, layer.weight)  # (c_out, c_in / groups, k_h, k_w) or (c_out, c_in)
-    bias = cast(Tensor | None, layer.bias)
-    outputs = sum(out.numel() for out, _ in runs)
-    first, c_out = runs[0][0], weight.shape[0]
-    conv = layer if isinstance(layer, nn.Conv2d) else None
-    groups = conv.groups if conv else 1
-    return LayerShape(
-        name,
-        macs=outputs * weight[0].numel(),
-        weights=weight.numel(),
-        inputs=sum(inputs for _, inputs in runs),
-        kind="conv" if conv else "linear",
-        bias=0 if bias is None else bias.numel(),
-        c_in=weight.shape[1] * groups,
-        c_out=c_out,
-        groups=groups,
-        kernel=_pair(weight.shape[2:]) if conv else (1, 1),
-        stride=_pair(conv.stride) if conv else (1, 1),
-        output=_pair(first[-2:]) if conv else (1, first.numel() // c_out),
-    )
-
-
-def _pair(sizes: Sequence[int]) -> tuple[int, int]:
-    h, w = sizes
-    return h, w
-
-
-def counted_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Counted layers by name; a leaf module with parameters and no rule raises.
-
-    Parameters that a module with children holds itself (a class token, a layer scale) pass; where
-    they enter a convolution or a matrix product, the count stops there.
-    """
-    layers: dict[str, nn.Module] = {}
-    for name, module in _named(network):
-        if isinstance(module, COUNTED):
-            layers[name] = module
-        elif not _is_free(module):
-            raise NotImplementedError(
-                f"layer '{name}' ({type(module).__name__}) has parameters but no MAC rule: add it "
-                "to COUNTED with a rule or to FREE with a reason, in quantable.networks.trace"
-            )
-    return layers
-
-
-def _is_free(module: nn.Module) -> bool:
-    has_children = next(module.children(), None) is not None
-    has_parameters = next(module.parameters(recurse=False), None) is not None
-    names = {f"{cls.__module__.split('.')[0]}.{cls.__name__}" for cls in type(module).__mro__}
-    return has_children or not has_parameters or not names.isdisjoint(FREE)
-
-
-def _named(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules by name; a network that is a single layer goes by its class name."""
-    for name, module in network.named_modules():
-        yield name or type(network).__name__, module
-
-
-def _probe(network: nn.Module, input_size: tuple[int, int, int], batch: int) -> Tensor:
-    """Standard normal images (batch, c, h, w), the same ones every time."""
-    parameter = next(network.parameters())
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    return torch.randn(batch, *input_size, generator=generator).to(parameter)
-
-
-def _evaluate(network: nn.Module, x: Tensor) -> Tensor:
-    """One forward pass in evaluation mode; every module's training flag is put back."""
-    flags = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        output: Tensor = network(x)
-        return output
-    finally:
-        for module, training in flags.items():
-            module.training = training
-
-
-@contextmanager
-def _hooked(
-    modules: Mapping[str, nn.Module], note: Callable[[str, tuple[Any, ...], Tensor], None]
-) -> Iterator[None]:
-    """Within the block, ``note(name, args, output)`` after each call of a module."""
-
-    def hook_of(name: str) -> Callable[..., None]:
-        return lambda _, args, out: note(name, args, out)
-
-    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _products_guarded(network: nn.Module, counted: Collection[str]) -> Iterator[None]:
-    """Within the block, a convolution or matrix product outside ``counted`` layers raises."""
-    modules = dict(_named(network))
-    running: list[str] = []  # names of the modules running now, the innermost last
-
-    def enter_of(name: str) -> Callable[..., None]:
-        return lambda *_: running.append(name)
-
-    def leave(*_: object) -> None:
-        running.pop()
-
-    def check(product: str) -> None:
-        if set(counted).isdisjoint(running):
-            raise NotImplementedError(
-                f"layer '{running[-1]}' ({type(modules[running[-1]]).__name__}) runs {product} "
-                "outside a Conv2d or Linear module, and its MACs have no rule: use modules, or add "
-                "it to COUNTED with a rule in quantable.networks.trace"
-            )
-
-    enters = [module.register_forward_pre_hook(enter_of(name)) for name, module in modules.items()]
-    leaves = [module.register_forward_hook(leave) for module in modules.values()]
-    try:
-        with _Products(check):
-            yield
-    finally:
-        for handle in enters + leaves:
-            handle.remove()
-
-
-class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls ``check`` with the name of every operator of PRODUCTS before it runs."""
-
-    def __init__(self, check: Callable[[str], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.check = check
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401 - the four types are torch's own
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        """Run the operator ``func``."""
-        if func.overloadpacket in PRODUCTS:
-            self.check(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from quantable.networks.trace import counted_layers, reached_channels
+from quantable.networks.counting import counted_layers
+from quantable.networks.operands import check_operands
+from quantable.networks.trace import reached_channels
 from quantable.quantization.quantizer import Quantizer
+
+PRUNED = (nn.Conv2d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,12 @@ def channel_groups(network: nn.Module, input_size: tuple[int, int, int]) -> list
 
     Channels that reach the network's output, or a convolution with several groups that is not
     depthwise, are in no group. Raises NotImplementedError where channels are mixed on the way from
-    one layer to the next (a concatenation, a shuffle, a flattened map), or meet a module with
-    parameters of their own that is no batch norm.
+    one layer to the next (a concatenation, a shuffle, a flattened map), meet a module with
+    parameters of their own that is no batch norm, or where a layer has more than weight and bias.
     """
     layers = counted_layers(network)
+    _check_layers(layers)
+    check_operands(network, input_size)
     order = list(layers)
     feeds = reached_channels(network, input_size)
     readers = _readers(network, layers, feeds)
@@ -72,6 +78,18 @@ def channel_groups(network: nn.Module, input_size: tuple[int, int, int]) -> list
     return sorted(groups, key=lambda group: order.index(group.producers[0]))
 
 
+def _check_layers(layers: Mapping[str, nn.Module]) -> None:
+    """Refuse layers that `cut` cannot cut whole."""
+    for name, layer in layers.items():
+        own = {n for n, _ in (*layer.named_parameters(), *layer.named_buffers())}
+        if not isinstance(layer, PRUNED) or own - {"weight", "bias"}:
+            raise NotImplementedError(
+                f"layer '{name}' ({type(layer).__name__}): channels are cut of nn.Conv2d and "
+                f"nn.Linear alone, with nothing but weight and bias, and it has "
+                f"{', '.join(sorted(own))}: choose another network or quantizer"
+            )
+
+
 def _readers(
     network: nn.Module, layers: Mapping[str, nn.Module], feeds: Mapping[str, Mapping[str, bool]]
 ) -> dict[str, list[str]]:
@@ -90,8 +108,8 @@ def _readers(
                 )
             if reader not in layers and not isinstance(modules[reader], _BatchNorm):
                 raise NotImplementedError(
-                    f"module '{reader}' ({kind}) has a parameter for every channel and no rule for "
-                    "their removal: add one in quantable.quantization.channels"
+                    f"module '{reader}' ({kind}) has a parameter for every channel, and those of "
+                    "batch norms alone can be removed: choose another network or quantizer"
                 )
             readers.setdefault(reader, []).append(name)
     return readers

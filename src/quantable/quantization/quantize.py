@@ -11,11 +11,13 @@ from torch.nn.utils import parametrize
 
 from quantable.base.bits import FLOAT_BITS, Bits, bit_map
 from quantable.base.errors import UserError, unknown
+from quantable.networks.counting import TRANSPOSED, layer_shapes
 from quantable.networks.layers import LayerShape
-from quantable.networks.trace import layer_shapes, signed_inputs
+from quantable.networks.operands import check_operands
+from quantable.networks.trace import signed_inputs
 from quantable.quantization.channels import raw_weight
 from quantable.quantization.face import face
-from quantable.quantization.quantizer import Layer, Quantizer
+from quantable.quantization.quantizer import Layer, Levels, Quantizer
 
 
 class Factory(Protocol):
@@ -30,7 +32,7 @@ class FinalLayer:
 
     name: str
     kind: Literal["conv", "linear"]
-    integers: Tensor  # int64, of the weight's shape: (c_out, ...)
+    integers: Tensor  # int64, (c_out, c_in / groups, ...), also of a transposed convolution
     scale: Tensor  # broadcasts against the integers, as ``offset``; see ``Levels``
     offset: Tensor
     weight_bits: int
@@ -97,16 +99,34 @@ class Quantize(pl.Callback):
         names = [shape.name for shape in shapes]
         if not names:
             raise UserError("quantizer: the network has no convolution and no linear layer")
+        widths = self._widths(names)
+        check_operands(
+            net,
+            (c, h, w),
+            weights=[name for name, width in widths.items() if width.weight != FLOAT_BITS],
+            inputs=[name for name, width in widths.items() if width.act != FLOAT_BITS],
+        )
+        signed = signed_inputs(net, (c, h, w))
+        weights = self._weight_quantizers(net, widths)
+        self.weight_quantizers.update(weights)
+        for name, width in widths.items():
+            layer = net.get_submodule(name)
+            if name in weights:
+                # unsafe: otherwise registering computes the weight once, which sets learned steps
+                parametrize.register_parametrization(layer, "weight", weights[name], unsafe=True)
+            if width.act != FLOAT_BITS:
+                self._quantize_input(name, layer, width.act, signed=name in signed)
+        for shape in shapes:
+            self._introduce(shape, input_signed=shape.name in signed)
+        self._names, self._net = names, net
+
+    def _widths(self, names: Sequence[str]) -> dict[str, Bits]:
+        """Bit-widths as they were asked for, of the layers ``names``."""
         widths = bit_map(names, inner=self.inner, ends=self.ends, layers=self.layers)
         if all(width == Bits(FLOAT_BITS, FLOAT_BITS) for width in widths.values()):
             raise UserError("quantizer: every bit-width is 32; use `quantizer=none` for that")
         _check_ties(self.ties, widths)
-        signed = signed_inputs(net, (c, h, w))
-        for name, width in widths.items():
-            self._quantize_layer(name, net.get_submodule(name), width, signed=name in signed)
-        for shape in shapes:
-            self._introduce(shape, input_signed=shape.name in signed)
-        self._names, self._net = names, net
+        return widths
 
     def set_bits(self, bits: Mapping[str, Bits]) -> None:
         """Change the bit-widths of the named layers, also in the middle of training."""
@@ -126,6 +146,9 @@ class Quantize(pl.Callback):
             layer = cast(nn.Module, self._net).get_submodule(name)
             levels, about = quantizer.levels(raw_weight(layer).detach()), quantizer.layer
             if levels is not None and about is not None:
+                if isinstance(layer, TRANSPOSED):
+                    size = levels.integers.shape
+                    levels = Levels(*(_outputs_first(layer, t.expand(size)) for t in levels))
                 yield FinalLayer(
                     name,
                     about.kind,
@@ -140,20 +163,28 @@ class Quantize(pl.Callback):
         """What makes the weight quantizer of ``layer``: the same for every kind of layer."""
         return self.weight
 
-    def _quantize_layer(self, name: str, layer: nn.Module, bits: Bits, *, signed: bool) -> None:
-        channels_out, channels_in = _channels(layer)
-        device = cast(Tensor, layer.weight).device
-        if bits.weight != FLOAT_BITS:
-            factory = self.factory_of_weight(layer)
-            quantizer = factory(bits=bits.weight, signed=True, channels=channels_out)
-            self.weight_quantizers[name] = quantizer.to(device)
-            # unsafe: otherwise registering computes the weight once, which sets learned steps
-            parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
-        if bits.act != FLOAT_BITS:
-            quantizer = self.act(bits=bits.act, signed=signed, channels=channels_in)
-            self.act_quantizers[name] = quantizer.to(device)
-            layer.act_quantizer = quantizer
-            layer.register_forward_pre_hook(_quantize_input)
+    def _weight_quantizers(
+        self, net: nn.Module, widths: Mapping[str, Bits]
+    ) -> dict[str, Quantizer]:
+        """Make the quantizers of all weights that are not float, by layer."""
+        made = {}
+        for name, width in widths.items():
+            if width.weight != FLOAT_BITS:
+                layer = net.get_submodule(name)
+                factory = self.factory_of_weight(layer)
+                quantizer = factory(bits=width.weight, signed=True, channels=_channels(layer)[0])
+                if quantizer.per_channel:
+                    quantizer.channel_dim = _output_dim(name, layer)
+                made[name] = quantizer.to(cast(Tensor, layer.weight).device)
+        return made
+
+    def _quantize_input(self, name: str, layer: nn.Module, bits: int, *, signed: bool) -> None:
+        quantizer = self.act(bits=bits, signed=signed, channels=_channels(layer)[1])
+        if isinstance(layer, nn.Linear):  # of vectors or of tokens
+            quantizer.channel_dim = -1
+        self.act_quantizers[name] = quantizer.to(raw_weight(layer).device)
+        layer.act_quantizer = quantizer
+        layer.register_forward_pre_hook(_quantize_input)
 
     def _introduce(self, shape: LayerShape, *, input_signed: bool) -> None:
         """Tell a layer's quantizers whose they are."""
@@ -183,6 +214,26 @@ def _channels(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, nn.Linear):
         return layer.out_features, layer.in_features
     return layer.out_channels, layer.in_channels  # type: ignore[return-value]
+
+
+def _output_dim(name: str, layer: nn.Module) -> int:
+    """Dimension of a layer's weight that has its output channels."""
+    if not isinstance(layer, TRANSPOSED):
+        return 0
+    if layer.groups == 1:
+        return 1
+    if layer.groups == layer.in_channels == layer.out_channels:
+        return 0
+    raise NotImplementedError(
+        f"layer '{name}' ({type(layer).__name__}) has {layer.groups} groups, and the output "
+        "channels of its weight are no single dimension: choose per_channel=false"
+    )
+
+
+def _outputs_first(layer: nn.Module, weight: Tensor) -> Tensor:
+    """A transposed convolution's (c_in, c_out / groups, ...) as (c_out, c_in / groups, ...)."""
+    groups = cast(int, layer.groups)
+    return weight.view(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
 
 
 def _bits(where: str, pair: Sequence[int]) -> Bits:

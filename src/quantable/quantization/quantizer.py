@@ -42,7 +42,8 @@ class Quantizer(nn.Module, ABC):
 
     ``bits``: 1 to 16. ``signed``: whether the tensor has values below 0. ``batched``: dimension 0
     is the batch (an activation), otherwise the tensor is a weight. ``per_channel``: one range or
-    step for each of ``channels`` channels: dimension 0 of a weight and 1 of an activation.
+    step for each of ``channels`` channels, which are dimension ``channel_dim``: 0 of a weight and 1
+    of an activation, unless a layer has them elsewhere and sets it.
     ``rounding``: rounds to levels, with a gradient of its own (``ste.rounding``).
 
     ``bits`` may be assigned during training. It and ``initialized`` (the first training batch was
@@ -73,6 +74,7 @@ class Quantizer(nn.Module, ABC):
         self.signed = signed
         self.batched = batched
         self.per_channel = per_channel
+        self.channel_dim = int(batched)
         self.shape: tuple[int, ...] = ()  # of a step, clip or range: scalar, or (c,)
         if per_channel:
             if channels is None:
@@ -129,14 +131,16 @@ class Quantizer(nn.Module, ABC):
 
     def reduced(self, x: Tensor) -> list[int]:
         """Dimensions of ``x`` that share one range: all, or all but the channels."""
-        channel = int(self.batched)
+        channel = self.channel_dim % x.dim()
         return [dim for dim in range(x.dim()) if not self.per_channel or dim != channel]
 
     def spread(self, statistic: Tensor, x: Tensor) -> Tensor:
         """View a statistic, (c,) or a scalar, so that it broadcasts against ``x``."""
         if not self.per_channel:
             return statistic
-        return statistic.view([-1 if dim == int(self.batched) else 1 for dim in range(x.dim())])
+        shape = [1] * x.dim()
+        shape[self.channel_dim] = -1
+        return statistic.view(shape)
 
     def get_extra_state(self) -> Tensor:
         """Bits and whether initialized, (2,): a tensor, as torch.jit takes nothing else."""

@@ -148,8 +148,18 @@ class Reporter(Rows):
                 and (strictness in claim.holds or claim.report_only)
             ],
             vectors=[vector for vector in vectors if vector is not None],
-            notes=list(self.table.notes),
+            notes=[*self.left_out(rows), *self.table.notes],
         )
+
+    def left_out(self, rows: Sequence[str]) -> list[str]:
+        """Say how much of the rows' networks no cost has: products of two activations."""
+        networks = (facts.network for row in rows for facts in self.row_facts(row).facts)
+        found = {n.activation_macs for n in networks if n is not None and n.activation_macs}
+        return [
+            "Products of two activations, as attention has, have no weights and are in no cost: "
+            f"{macs:,} MACs for one input."
+            for macs in sorted(found)
+        ]
 
 
 def _published(published: Published) -> PublishedOut | None:

@@ -25,9 +25,10 @@ from quantable.config.numbers import own_numbers
 from quantable.config.targets import make
 from quantable.data.images import Images, Share, TrainBatches
 from quantable.networks.channels_last import to_channels_last
+from quantable.networks.counting import count
 from quantable.networks.layers import LayerShape
 from quantable.networks.shapes import PACKAGED, read_network, shape_key, write_network
-from quantable.networks.trace import layer_shapes, trace
+from quantable.networks.trace import trace
 from quantable.quantization.quantize import Quantize
 from quantable.store.bits_file import check_layers
 from quantable.store.record import cell_name
@@ -45,6 +46,7 @@ class Built:
     images: Images
     net: nn.Module
     shapes: Sequence[LayerShape] = ()
+    activation_macs: int = 0  # of products that are no layer's
     quantize: Quantize | None = None
 
     @property
@@ -66,7 +68,8 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     net = built.net
     if config["recipe"]["channels_last"]:
         to_channels_last(net)
-    built.shapes = layer_shapes(net, built.input_size)
+    found = count(net, built.input_size)
+    built.shapes, built.activation_macs = found.layers, found.activation_macs
     try_training_images(net, config, images.train_size)
     if config["search"] is None:
         images.load()  # before anything is written
@@ -229,5 +232,6 @@ def _keep_shapes(config: dict[str, Any], built: Built, store: Store) -> None:
     """Trace what plan and report need, where no file says it, or not all, or of another network."""
     key = shape_key(config["model"], config["data"]["input_size"])
     kept = read_network(key, [PACKAGED, store.shapes])
-    if kept is None or kept.feeds is None or kept.layers != list(built.shapes):
+    found = list(built.shapes), built.activation_macs
+    if kept is None or kept.feeds is None or (kept.layers, kept.activation_macs) != found:
         write_network(key, trace(built.net, built.input_size), store.shapes)

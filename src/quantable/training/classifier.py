@@ -21,7 +21,7 @@ from quantable.base.signals import listen_before_others
 from quantable.config.schema import OwnNumber
 from quantable.data.images import TrainBatches
 from quantable.integers.by_layer import ByLayer
-from quantable.networks.trace import COUNTED
+from quantable.networks.counting import COUNTED
 from quantable.quantization.face import OwnOptimizer, TrainerFace
 from quantable.training.optimizers import (
     make_optimizer,

@@ -17,8 +17,8 @@ from quantable.base.bits import FLOAT_BITS, Bits
 from quantable.base.errors import UserError
 from quantable.cost.memory import kb_targets, memory_bytes
 from quantable.methods.edge.quantizer import StepAndClip, project
+from quantable.networks.counting import layer_shapes
 from quantable.networks.layers import LayerShape
-from quantable.networks.trace import layer_shapes
 from quantable.quantization.face import TrainerFace, face
 from quantable.quantization.quantize import Factory, Quantize
 from quantable.quantization.quantizer import Quantizer

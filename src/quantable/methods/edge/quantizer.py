@@ -101,7 +101,7 @@ class StepAndClip(Quantizer):
         Signed tensors of 1 bit hold nothing but 0, by the formula of the bits.
         """
         if self.batched:
-            rows = x.movedim(1, 0).flatten(1) if self.per_channel else x.flatten()
+            rows = x.movedim(self.channel_dim, 0).flatten(1) if self.per_channel else x.flatten()
             clip = percentile(rows.abs())
         else:
             mean = x.mean(self.reduced(x))
