@@ -19,13 +19,19 @@ CONFIG = compose_run(["model=resnet20_cifar", "data=cifar10", "quantizer=lsq"])
 UNIT = 131_072  # common divisor of ResNet-20's inner MACs
 
 
-def searched(*items: tuple[list[str], float], greedy: bool = False) -> Record:
-    """The record of a search; each item with what is lost at 2 instead of 4 bits."""
+def searched(
+    *items: tuple[list[str], float], greedy: bool = False, errors: tuple[float, ...] = ()
+) -> Record:
+    """The record of a search; each item with what is lost at 2 instead of 4 bits, and its error."""
+    of_items = [{"2/2": error} for error in errors] or [{} for _ in items]
     scores = Scores(
         rule="by hand",
         unit="nat",
         greedy=greedy,
-        items=[Item(layers=names, loss={"4/4": 0.0, "2/2": loss}) for names, loss in items],
+        items=[
+            Item(layers=names, loss={"4/4": 0.0, "2/2": loss}, error=error)
+            for (names, loss), error in zip(items, of_items, strict=True)
+        ],
         seconds=0.0,
         images=0,
         epochs=0,
@@ -69,6 +75,31 @@ def test_linked_layers_go_together_and_cost_their_sum() -> None:
 def test_a_gain_at_fewer_bits_is_taken() -> None:
     record = searched((["a"], 3.0), (["b"], -1.0), (["c"], 5.0))
     assert widths(chosen(record, SMALL, linear=1.0)) == [8, 4, 2, 4, 8]
+
+
+def test_an_estimate_that_cannot_be_told_from_zero_lowers_nothing_by_itself() -> None:
+    """Losses of -1.5 +- 7.3, -9 +- 1 and 0.2 +- 0.5 count as 7.3, 1 and 0.5; 3 +- 0.5 as it is."""
+    estimates = [(["a"], -1.5), (["b"], -9.0), (["c"], 0.2), (["s"], 3.0)]
+    record = searched(*estimates, errors=(7.3, 1.0, 0.5, 0.5))
+    file = chosen(record, SMALL, linear=1.0)
+    assert widths(file) == [4, 4, 4, 4, 8]
+    assert file.choice.objective == 0
+    file = chosen(record, SMALL, linear=0.9)  # 6.8 of 68 must go: c saves 8 for 0.5
+    assert (widths(file), file.choice.objective) == ([4, 4, 4, 2, 8], 0.5)
+    assert list(file.choice.loss.values()) == [
+        {"4/4": 0.0, "2/2": loss} for loss in (7.3, 1.0, 0.5, 3.0)
+    ]
+    file = chosen(record, SMALL, linear=0.6)  # 28 of 68 must go: s, b and c save 30 for 4.5
+    assert (widths(file), file.choice.objective) == ([2, 4, 2, 2, 8], 4.5)
+
+
+def test_without_an_error_a_loss_is_what_it_is() -> None:
+    record = searched((["a"], 3.0), (["b"], -1.0), (["c"], 5.0))
+    text = record.model_dump_json()
+    before = Record.model_validate_json(text.replace(',"error":{}', ""))
+    assert before == record
+    assert len(text) - len(text.replace(',"error":{}', "")) == 3 * len(',"error":{}')
+    assert widths(chosen(before, SMALL, linear=1.0)) == [8, 4, 2, 4, 8]
 
 
 def test_several_budgets_hold_at_once() -> None:

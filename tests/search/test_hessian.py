@@ -1,6 +1,7 @@
 """Hutchinson's traces against full Hessians, and their standard errors against the variance."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quantable.base.errors import UserError
+from quantable.config.composition import compose_run
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
 from quantable.quantization.quantize import Quantize
-from quantable.search.hessian import Trace, bypassed, hawq_loss, hessian_traces, perturbation
+from quantable.search.hessian import Estimate, bypassed, hawq_loss, hessian_traces, perturbation
+from quantable.search.run import run_search
+from quantable.store.record import Scores
+from quantable.store.store import Store
+from quantable.training.build import build
 
 INPUT_SIZE = (2, 6, 6)
 
@@ -91,7 +97,7 @@ def test_batches_of_any_size_add_up_to_the_whole() -> None:
 # The quadratic form w' A w / 2 in two layers, of two and four weights: its Hessian is A.
 
 
-def quadratic(a: Tensor, vectors: int) -> tuple[Trace, Trace]:
+def quadratic(a: Tensor, vectors: int) -> tuple[Estimate, Estimate]:
     weights = {
         "one": torch.ones(2, dtype=torch.float64, requires_grad=True),
         "two": torch.ones(2, 2, dtype=torch.float64, requires_grad=True),
@@ -107,7 +113,7 @@ def quadratic(a: Tensor, vectors: int) -> tuple[Trace, Trace]:
 
 def test_diagonal_hessian_is_exact_with_any_vectors() -> None:
     diagonal = torch.arange(1.0, 7.0, dtype=torch.float64).diag()
-    assert quadratic(diagonal, vectors=2) == (Trace(3.0, 0.0), Trace(18.0, 0.0))
+    assert quadratic(diagonal, vectors=2) == (Estimate(3.0, 0.0), Estimate(18.0, 0.0))
 
 
 def test_standard_error_is_the_root_of_the_known_variance_over_vectors() -> None:
@@ -143,6 +149,19 @@ def test_too_few_vectors_or_batches_are_an_error(batches, vectors, message) -> N
         )
 
 
+def test_a_search_keeps_the_standard_error_of_each_loss(tmp_path: Path) -> None:
+    words = ["model=resnet8_cifar", "data=fashion_mnist_mini", "quantizer=lsq", "search=hawq"]
+    config = compose_run(
+        [*words, "data.train_images=32", "search.rule.images=16", "search.rule.vectors=2"]
+    )
+    built = build(config, Store(tmp_path), "")
+    scores, _ = run_search(config, built, tmp_path, torch.device("cpu"), lambda *_: None)
+    assert [item.loss.keys() for item in scores.items] == [{"4/4", "2/2"}] * len(scores.items)
+    assert [item.error.keys() for item in scores.items] == [{"2/2"}] * len(scores.items)
+    assert all(item.error["2/2"] > 0 for item in scores.items)
+    assert Scores.model_validate_json(scores.model_dump_json()) == scores
+
+
 # Perturbation and the product, by hand; quantizers out of the way.
 
 
@@ -150,10 +169,12 @@ def test_score_is_mean_trace_times_squared_difference_summed_over_layers() -> No
     high = torch.tensor([[0.5, -0.25], [0.0, 1.0]])
     low = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert perturbation(low, high) == 0.3125  # 0.5^2 + 0.25^2
-    one = (Trace(8.0, 0.5), low, high)
-    two = (Trace(-3.0, 0.5), low.flatten()[:3], high.flatten()[:3])
-    assert hawq_loss([one]) == 8 / 4 * 0.3125
-    assert hawq_loss([one, two]) == 8 / 4 * 0.3125 - 3 / 3 * 0.3125
+    one = (Estimate(8.0, 0.5), low, high)
+    two = (Estimate(-3.0, 0.5), low.flatten()[:3], high.flatten()[:3])
+    assert hawq_loss([one]) == Estimate(8 / 4 * 0.3125, 0.5 / 4 * 0.3125)
+    assert hawq_loss([one, two]) == Estimate(
+        8 / 4 * 0.3125 - 3 / 3 * 0.3125, 0.5 / 4 * 0.3125 + 0.5 / 3 * 0.3125
+    )
 
 
 @pytest.mark.parametrize("method", [LSQ, MinMax])

@@ -14,7 +14,7 @@ from quantable.base.errors import UserError, unknown
 from quantable.cost.costs import COSTS, Shapes
 from quantable.cost.hardware import Hardware
 from quantable.store.bits_file import BitsFile, Choice, Spent, network_name
-from quantable.store.record import Record, Scores
+from quantable.store.record import Item, Record, Scores
 
 
 def choose(
@@ -69,7 +69,7 @@ def choose(
             rule=scores.rule,
             run=record.signature,
             start=start,
-            loss={"+".join(item.layers): item.loss for item in scores.items},
+            loss={"+".join(item.layers): counted(item) for item in scores.items},
             budgets={
                 budget.name: Spent(unit=budget.unit, limit=budget.limit, spent=budget.spent(bits))
                 for budget in limited
@@ -106,13 +106,24 @@ def _limit(share: float, whole: float) -> float:
     return float(int(exact) if float(whole).is_integer() else exact)
 
 
+def counted(item: Item) -> dict[str, float]:
+    """Losses of an item as a selection adds them up: an estimate's is at least its standard error.
+
+    What cannot be told from 0, or came out below it, may lose as much as its error.
+
+    >>> counted(Item(layers=["fc"], loss={"4/4": 0.0, "2/2": -1.5}, error={"2/2": 7.3}))
+    {'4/4': 0.0, '2/2': 7.3}
+    """
+    return {word: max(loss, item.error.get(word, loss)) for word, loss in item.loss.items()}
+
+
 Found = tuple[dict[str, Bits], float, float | None, str]
 
 
 def _solve(scores: Scores, budgets: Sequence[Budget]) -> Found:
     """Least sum of losses; the loss of an item is that of its first layer, the others add none."""
     loss = {
-        name: {pair_of(word): value if i == 0 else 0.0 for word, value in item.loss.items()}
+        name: {pair_of(word): value if i == 0 else 0.0 for word, value in counted(item).items()}
         for item in scores.items
         for i, name in enumerate(item.layers)
     }

@@ -194,6 +194,7 @@ def summary(record: Record) -> dict[str, Any]:
         values |= {f"search/{name}": value for name, value in about.items()}
         for item in record.scores.items:
             values |= {f"loss/{item.layers[0]}/{bits}": loss for bits, loss in item.loss.items()}
+            values |= {f"error/{item.layers[0]}/{bits}": e for bits, e in item.error.items()}
     about = record.provenance.model_dump(include={"commit", "clean", "wall_seconds", "resumed"})
     return values | about | {"data": record.data.title, "data_variant": record.data.variant}
 

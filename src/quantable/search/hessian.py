@@ -10,6 +10,12 @@ The Hessian is that of the float network that the starting network's weights mak
 quantizers (``bypassed``): rounding has no derivative of its own, and the eager quantizers' fast
 backward passes have no second one. Batch norm is in evaluation mode: with batch statistics, the
 loss of one image would depend on the others.
+
+A selection counts an estimate for no less than its own standard error
+(``allocation.choice.counted``), so that one which cannot be told from 0, or came out below it,
+lowers nothing where the budget leaves room. More vectors make the error smaller. It measures the
+curvature itself: its square is twice the sum of squares off the diagonal of :math:`H`, over the
+number of vectors, and what the products with other layers add.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -68,15 +74,15 @@ class HessianTrace:
                 low = quantize.weight(bits=start.low.weight, signed=True, channels=weight.shape[0])
                 both[name] = (low.to(weight.device).eval()(weight), high.eval()(weight))
         net.train(training)
+        found = [hawq_loss([(traces[name], *both[name]) for name in item]) for item in start.items]
         return Found(
-            [hawq_loss([(traces[name], *both[name]) for name in item]) for item in start.items],
-            images=count,
+            [loss.mean for loss in found], [loss.standard_error for loss in found], images=count
         )
 
 
 @dataclass(frozen=True)
-class Trace:
-    """Trace of a layer's Hessian: the mean over random vectors and its standard error."""
+class Estimate:
+    """A mean over random vectors and its standard error."""
 
     mean: float
     standard_error: float
@@ -88,7 +94,7 @@ def hessian_traces(
     parameters: Mapping[str, Tensor],
     vectors: int,
     generator: torch.Generator,
-) -> dict[str, Trace]:
+) -> dict[str, Estimate]:
     """Trace of the Hessian of the sum of ``loss(batch)``, for each of ``parameters`` alone.
 
     The sum: for the mean over images, ``loss`` divides by the number of images in all batches.
@@ -110,7 +116,7 @@ def hessian_traces(
         raise UserError("hessian: there is no batch to take the loss of")
     errors = samples.std(dim=0) / vectors**0.5
     pairs = zip(samples.mean(dim=0).tolist(), errors.tolist(), strict=True)
-    return {name: Trace(*pair) for name, pair in zip(parameters, pairs, strict=True)}
+    return {name: Estimate(*pair) for name, pair in zip(parameters, pairs, strict=True)}
 
 
 def _products(
@@ -141,15 +147,20 @@ def perturbation(low: Tensor, high: Tensor) -> float:
     return float((low - high).double().square().sum())
 
 
-def hawq_loss(members: Sequence[tuple[Trace, Tensor, Tensor]]) -> float:
+def hawq_loss(members: Sequence[tuple[Estimate, Tensor, Tensor]]) -> Estimate:
     """Loss of an item at its low bits: the sum of G over its layers (trace, low, high).
 
-    ``low`` and ``high`` are the layer's weights quantized to either bit-width.
+    ``low`` and ``high`` are the layer's weights quantized to either bit-width. The errors are added
+    too, which is the most that they can come to: the traces share their vectors.
 
-    >>> hawq_loss([(Trace(6.0, 0.1), torch.tensor([1.0, 0.0]), torch.tensor([1.5, -2.0]))])
-    12.75
+    >>> hawq_loss([(Estimate(6.0, 2.0), torch.tensor([1.0, 0.0]), torch.tensor([1.5, -2.0]))])
+    Estimate(mean=12.75, standard_error=4.25)
     """
-    return sum(t.mean / low.numel() * perturbation(low, high) for t, low, high in members)
+    each = [(trace, perturbation(low, high), low.numel()) for trace, low, high in members]
+    return Estimate(
+        sum(trace.mean / n * change for trace, change, n in each),
+        sum(trace.standard_error / n * change for trace, change, n in each),
+    )
 
 
 @contextmanager

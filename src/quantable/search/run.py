@@ -52,6 +52,7 @@ class Found:
     """A rule's numbers: for each item what is lost at ``low`` against the start's bits."""
 
     loss: Sequence[float]
+    error: Sequence[float] = ()  # standard error of each loss, where they are estimates
     images: int = 0  # passed through the network, each time counted
     epochs: float = 0.0  # of training
     earlier: float | None = None  # seconds of an interrupted attempt whose parts were kept
@@ -85,14 +86,19 @@ def run_search(
     began = time.perf_counter()
     found = rule(Start(config, built, built.quantize, items, low, device, folder, tell_and_heed))
     seconds = time.perf_counter() - began
+    errors = [{word_of(low): error} for error in found.error] or [{} for _ in items]
     return (
         Scores(
             rule=rule.name,
             unit=rule.unit,
             greedy=rule.greedy,
             items=[
-                Item(layers=list(item), loss={word_of(high): 0.0, word_of(low): loss})
-                for item, loss in zip(items, found.loss, strict=True)
+                Item(
+                    layers=list(item),
+                    loss={word_of(high): 0.0, word_of(low): loss},
+                    error=error,
+                )
+                for item, loss, error in zip(items, found.loss, errors, strict=True)
             ],
             seconds=seconds + (found.earlier or 0.0),
             images=found.images,

@@ -125,6 +125,7 @@ class Item(_Part):
 
     layers: list[str]
     loss: dict[str, float]  # "weight/activation" bits -> what a selection adds up and minimises
+    error: dict[str, float] = {}  # standard errors of those that are estimates; not kept before
 
 
 class Scores(_Part):
