@@ -5,6 +5,8 @@ evaluation mode, on the device and in the dtype of the network's parameters.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from copy import deepcopy
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,6 +23,7 @@ from quantable.networks.counting import (
 )
 from quantable.networks.layers import IMAGE, Network
 from quantable.networks.passes import evaluate, hooked, named, probe
+from quantable.networks.signs import Signs
 
 SIZED = (*COUNTED, _BatchNorm)  # with a size for every channel, whatever their parameters
 RELUS = (nn.ReLU, nn.ReLU6)
@@ -31,8 +34,6 @@ NONLINEAR = (
 )  # fmt: skip
 ADDITION = "AddBackward0"  # name of the autograd node of ``x + y``, in place or not
 HIDDEN = "torch::autograd::CopySlices"  # of any change in place to a view, which may be an addition
-
-PROBE_BATCH = 4
 
 
 def trace(network: nn.Module, input_size: tuple[int, int, int]) -> Network:
@@ -46,19 +47,31 @@ def trace(network: nn.Module, input_size: tuple[int, int, int]) -> Network:
 def signed_inputs(network: nn.Module, input_size: tuple[int, int, int]) -> set[str]:
     """Counted layers whose input can be negative, the first one always among them.
 
-    Found with four images of standard normal noise from a fixed seed, so that a layer behind a ReLU
-    is unsigned and one behind a batch norm, an addition or a GELU is signed.
+    What a layer can get follows from the operators between the image and it (``Signs``), in
+    training and in evaluation and in any of its calls, and not from the weights as they are now:
+    behind a batch norm, an addition of something signed, a shift or a GELU it is signed, unless
+    something that cannot be negative stands between.
     """
     first: list[str] = []
     signed: set[str] = set()
 
-    def note(name: str, args: tuple[Any, ...], _: Tensor) -> None:
-        first.append(name)
-        if (args[0] < 0).any():
-            signed.add(name)
+    def look(network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor], batch: int) -> None:
+        signs = Signs()
 
-    with torch.no_grad(), hooked(counted_layers(network), note):
-        evaluate(network, probe(network, input_size, batch=PROBE_BATCH))
+        def note(name: str, args: tuple[Any, ...], _: Tensor) -> None:
+            first.append(name)
+            if not signs.natural(args[0]) or (args[0] < 0).any():
+                signed.add(name)
+
+        x = probe(network, input_size, batch)
+        with torch.no_grad(), hooked(counted_layers(network), note), signs:
+            run(network, x)
+
+    look(network, evaluate, batch=1)
+    # A network that cannot run or be copied here is not trained here either. Two images: a batch
+    # norm on a map of one pixel needs them.
+    with suppress(Exception), torch.random.fork_rng(_gpus(network)):
+        look(deepcopy(network), lambda copy, x: cast(Tensor, copy.train()(x)), batch=2)
     return signed | set(first[:1])
 
 
@@ -318,3 +331,8 @@ def _nodes_between(before: Node | None, last: Node | None) -> set[Node]:
                 seen.add(node)
                 stack.append(node)
     return seen
+
+
+def _gpus(network: nn.Module) -> list[torch.device]:
+    """The GPU of the network's parameters, if they are on one."""
+    return [p.device for p in network.parameters() if p.device.type == "cuda"][:1]

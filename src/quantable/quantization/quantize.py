@@ -1,6 +1,6 @@
 """The one seam between methods and the trainer: quantizers go in, bit-widths come out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -69,6 +69,8 @@ class Quantize(pl.Callback):
         self.ends = None if ends is None else _bits("bits.ends", ends)
         self.layers = {name: _bits(f"bits.layers.{name}", pair) for name, pair in layers.items()}
         self.ties = ties
+        # Layers with a signed input: those of a run that is read back; None: what the network says.
+        self.signed: Collection[str] | None = None
         self.weight_quantizers: dict[str, Quantizer] = {}
         self.act_quantizers: dict[str, Quantizer] = {}
         self._names: list[str] = []
@@ -106,7 +108,7 @@ class Quantize(pl.Callback):
             weights=[name for name, width in widths.items() if width.weight != FLOAT_BITS],
             inputs=[name for name, width in widths.items() if width.act != FLOAT_BITS],
         )
-        signed = signed_inputs(net, (c, h, w))
+        signed = signed_inputs(net, (c, h, w)) if self.signed is None else self.signed
         weights = self._weight_quantizers(net, widths)
         self.weight_quantizers.update(weights)
         for name, width in widths.items():
