@@ -53,6 +53,7 @@ from quantable.training.calibration import calibrate, evenly
 from quantable.training.checkpoint import Keep, save
 from quantable.training.classifier import Classifier
 from quantable.training.evaluation import SPLITS, Evaluate, measured
+from quantable.training.fallen import Fallen
 from quantable.training.final_numbers import FinalNumbers
 from quantable.training.finished import final_weights, load_plain
 
@@ -127,8 +128,8 @@ def _train(
     loading = loading_of(config, device)
     # The epoch's history line first, what its weights say, the method's word on it, the checkpoint,
     # and its copy.
-    numbers = FinalNumbers(quantize) if quantize else None
-    ordered = [Evaluate(built.images, tell, loading), numbers, quantize, keep, stream]
+    looking = [FinalNumbers(quantize), Fallen(quantize)] if quantize else []
+    ordered = [Evaluate(built.images, tell, loading), *looking, quantize, keep, stream]
     trainer.callbacks.extend(callback for callback in ordered if callback is not None)  # type: ignore[attr-defined]
     fit(trainer, module, built.images.train_batches(seed=cell.seed, **loading))
     return module, keep, device

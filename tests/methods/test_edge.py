@@ -14,6 +14,7 @@ from quantable.methods.edge import (
     step_and_clip,
     step_and_clip_eager,
 )
+from quantable.methods.edge.quantizer import say_floors
 from quantable.quantization.ste import rounding
 
 PAIRS = [(0.25, 1.75), (0.1, 0.73), (0.3, 0.32), (2.0**-12, 127.0), (0.5, 0.2)]  # step, clip
@@ -199,6 +200,40 @@ def test_zero_tensors_get_a_clip_of_one() -> None:
 def test_projection_by_hand(step: float, clip: float, expected: tuple[float, float]) -> None:
     found = projected(leaf(step), leaf(clip), max_step=1.0)
     np.testing.assert_allclose([x.item() for x in found], expected, rtol=1e-12)
+
+
+def test_gradients_bring_step_and_clip_back_from_their_least() -> None:
+    quantizer = StepAndClip(4, signed=False, batched=True)
+    x = torch.linspace(0, 2, 99)
+    quantizer(x)
+    with torch.no_grad():
+        quantizer.step.fill_(-0.5)
+        quantizer.clip.fill_(-0.5)
+    project([quantizer])
+    least = pytest.approx([2**-12 + 1e-5, 2**-8 + 1e-5])
+    assert [quantizer.step.item(), quantizer.clip.item()] == least
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.05)
+    for _ in range(100):
+        optimizer.zero_grad()
+        ((quantizer(x) - x).square().mean() + 1e-4 * quantizer.mean_bits()).backward()
+        optimizer.step()
+        project([quantizer])
+    assert quantizer.clip > 1
+    assert quantizer.step > 2**-11
+
+
+def test_a_tensor_whose_clips_are_all_at_their_least_is_named_once(capsys) -> None:
+    some, all_of_it = (
+        StepAndClip(4, signed=True, batched=False, per_channel=True, channels=2) for _ in range(2)
+    )
+    with torch.no_grad():
+        some.step[0] = some.clip[0] = -1.0
+        all_of_it.step.fill_(-1.0)
+        all_of_it.clip.fill_(-1.0)
+    project([some, all_of_it])
+    for _ in range(2):
+        say_floors([some, all_of_it])
+    assert capsys.readouterr().err.count("StepAndClip, weight: the clip fell to its least") == 1
 
 
 def test_steps_of_activations_may_be_larger_than_those_of_weights() -> None:

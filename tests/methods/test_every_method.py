@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from quantable.base.errors import UserError
 from quantable.quantization.quantizer import Quantizer
 from quantable.quantization.ste import ROUNDINGS
 
@@ -29,7 +30,7 @@ def quantizer_nodes() -> dict[str, Any]:
 
 
 NODES = quantizer_nodes()
-BITS = [1, 2, 3, 4, 5, 6, 7, 8, 12, 15, 16]
+BITS = range(1, 17)
 
 
 def test_discovery() -> None:
@@ -37,6 +38,11 @@ def test_discovery() -> None:
     own = {name for name, text in files.items() if "defaults:" not in text}  # else another's
     assert {name.rpartition("-")[0] for name in NODES} == own - {"none"}
     assert len(NODES) >= 12
+    made = {node: instantiate(NODES[node])(bits=4, signed=True, channels=1) for node in NODES}
+    positive = {node for node in NODES if made[node].positive}
+    assert positive == {"lsq-weight", "lsq-act", "pact-act"}
+    learning = {node for node in NODES if list(made[node].parameters())}
+    assert learning - positive == {"edge-weight", "edge-act"}  # which projects: test_edge.py
 
 
 @pytest.fixture(params=NODES, ids=str)
@@ -77,6 +83,70 @@ def test_promises(make, bits: int, per_channel: bool, signed: bool) -> None:
     for name, tensor in [("input", x), *quantizer.named_parameters()]:
         assert tensor.grad is not None, name
         assert tensor.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("compiling", [False, True], ids=["eager", "compiling"])
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
+@pytest.mark.parametrize("bits", BITS)
+def test_what_is_not_finite_becomes_no_level(
+    make, bits: int, per_channel: bool, signed: bool, compiling: bool, monkeypatch
+) -> None:
+    """NaN stays NaN, as in ``clamp``; infinity does too, or is clipped as a large number is."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    fresh = make(bits, per_channel=per_channel, signed=signed)
+    set_before = deepcopy(fresh)
+    set_before(values(signed=signed))
+    at = torch.zeros(values(signed=signed).shape, dtype=torch.bool)
+    at[0, 2, 3, 4] = at[3, 1, 0, 0] = True
+    for quantizer in (fresh, set_before):
+        for training in (False, True):
+            quantizer.train(training)
+
+            def with_value(value: float, quantizer: Quantizer = quantizer) -> Tensor:
+                return deepcopy(quantizer)(values(signed=signed).masked_fill(at, value))[at]
+
+            assert with_value(torch.nan).isnan().all()
+            for side in (1, -1):
+                out, clipped = with_value(side * torch.inf), with_value(side * 1e30)
+                assert (out.isfinite().logical_not() | (out == clipped)).all()
+        for value in (torch.nan, torch.inf):
+            with pytest.raises(UserError, match="a value is not finite: the network has diverged"):
+                quantizer.levels(values(signed=signed).masked_fill(at, value))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of torch's compiler
+@pytest.mark.parametrize("bits", [1, 4])
+def test_compiled_quantizers_hand_nan_on(make, bits: int) -> None:
+    torch.compiler.reset()
+    quantizer = make(bits, per_channel=False, signed=True)
+    quantizer(values(signed=True))
+    compiled = torch.compile(quantizer, fullgraph=True)
+    x = values(signed=True)
+    x[0, 0, 0, 0] = torch.nan
+    for training in (True, False):
+        quantizer.train(training)
+        assert compiled(x)[0, 0, 0, 0].isnan()
+
+
+@pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
+def test_a_learned_step_or_clip_below_zero_is_set_anew_and_said(make, per_channel, capsys) -> None:
+    quantizer = make(4, per_channel=per_channel, signed=True)
+    if quantizer.positive is None:
+        return
+    undisturbed = quantizer(values(signed=True))
+    with torch.no_grad():
+        learned = getattr(quantizer, quantizer.positive)
+        kept = learned.clone()
+        learned.flatten()[0] = -0.5
+    quantizer.eval()(values(signed=True))
+    assert learned.min() == -0.5  # evaluation keeps nothing
+    for _ in range(2):
+        assert torch.equal(quantizer.train()(values(signed=True)), undisturbed)
+        assert torch.equal(learned, kept)
+    said = capsys.readouterr().err
+    assert said.count(f"the {quantizer.positive} fell to 0 in training") == 1
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])

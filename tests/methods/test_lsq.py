@@ -169,16 +169,24 @@ def test_new_bits_make_the_next_batch_set_the_step() -> None:
     assert quantizer.step.item() == pytest.approx(2 / 3**0.5)
 
 
-def test_a_step_that_the_optimizer_made_negative_recovers() -> None:
-    quantizer = LSQ(4, signed=True, batched=False)
-    quantizer(torch.linspace(-1, 1, 9))
+def test_a_step_below_zero_is_set_by_the_next_training_batch() -> None:
+    quantizer = LSQ(2, signed=False, batched=True, per_channel=True, channels=2)
+    quantizer(torch.full((4, 2), 2.0))
     with torch.no_grad():
-        quantizer.step.fill_(-0.5)
-    out = quantizer(torch.linspace(-1, 1, 9))
-    out.sum().backward()
-    assert out.isfinite().all()
-    assert quantizer.step.grad.isfinite()
-    assert quantizer.step.grad != 0
+        quantizer.step[0] = -0.5
+    quantizer(torch.full((4, 2), 3.0)).sum().backward()
+    assert quantizer.step.tolist() == pytest.approx([2 * 3.0 / 3**0.5, 2 * 2.0 / 3**0.5])
+    assert (quantizer.step.grad != 0).all()
+
+
+def test_a_first_batch_of_zeros_leaves_a_step_that_others_can_learn_from() -> None:
+    quantizer = LSQ(2, signed=False, batched=True, per_channel=True, channels=2)
+    quantizer(torch.tensor([[0.0, 2.0]]))
+    assert quantizer.step.tolist() == pytest.approx([1.0, 2 * 2.0 / 3**0.5])
+    x = torch.full((4, 2), 0.7, requires_grad=True)
+    quantizer(x).sum().backward()
+    assert (x.grad == 1).all()
+    assert (quantizer.step.grad != 0).all()
 
 
 def test_per_channel_needs_the_number_of_channels() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quantable.base.errors import UserError
 from quantable.methods.dorefa import DoReFa
 from quantable.methods.edge import StepAndClip
 from quantable.methods.lsq import LSQ
@@ -105,6 +106,26 @@ def test_looking_at_the_levels_changes_nothing() -> None:
 
 def test_a_tensor_that_stays_as_it_is_has_no_levels() -> None:
     assert MinMax(16, **W).levels(X) is None
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("bits", [1, 3, 16])
+@pytest.mark.parametrize("method", [LSQ, MinMax, DoReFa])
+def test_a_network_that_diverged_is_refused_by_the_layers_name(method, bits, value) -> None:
+    made = net()
+    quantize = Quantize(
+        weight=partial(method, batched=False),
+        act=partial(method, batched=True),
+        inner=[bits, 8],
+        ends=None,
+        layers={},
+    )
+    quantize.attach(made, (1, 3, 3))
+    with torch.no_grad():
+        made[3].parametrizations.weight.original[0, 0] = value
+    message = rf"{method.__name__}, weight of layer '3': a value is not finite: .* diverged"
+    with pytest.raises(UserError, match=message):
+        list(quantize.final_layers())
 
 
 def net() -> nn.Sequential:

@@ -7,7 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from quantable.base.errors import UserError
-from quantable.methods.lsq import LSQ, MIN_STEP, lsq
+from quantable.methods.lsq import LSQ, lsq
 from quantable.quantization.grid import int_range
 from quantable.search.eagl import entropy, first_step, histogram, item_entropy, levels, mse_step
 
@@ -199,5 +199,5 @@ def test_weights_on_a_grid_are_found_without_error(integers) -> None:
 
 def test_weights_that_are_all_zero_have_the_least_step_and_no_entropy() -> None:
     weight = torch.zeros(4, 3)
-    assert first_step(weight, 4) == mse_step(weight, 4) == torch.tensor(MIN_STEP)
+    assert first_step(weight, 4) == mse_step(weight, 4) == torch.tensor(1.0)
     assert entropy(histogram(weight, mse_step(weight, 4), -8, 7)) == 0

@@ -29,7 +29,7 @@ def falling(progress: float, phase: int) -> float:
 
 
 class Widths(Quantize):
-    """A toy: its quantizers' steps have an Adam at 0.02, which pulls them down by a penalty."""
+    """A toy: its quantizers' steps have an Adam at 0.002, which pulls them down by a penalty."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -54,7 +54,7 @@ class Widths(Quantize):
         module = face(pl_module)
         module.penalties.append(self.penalty)
         module.own_optimizers.append(
-            OwnOptimizer(self.steps, partial(torch.optim.Adam, lr=0.02), falling)
+            OwnOptimizer(self.steps, partial(torch.optim.Adam, lr=0.002), falling)
         )
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, *_: object) -> None:
@@ -117,13 +117,13 @@ def by_hand() -> nn.Module:
     steps = method.steps
     others = [p for p in net.parameters() if all(p is not step for step in steps)]
     sgd = torch.optim.SGD(others, lr=0.1, momentum=0.9, weight_decay=0.01)
-    adam = torch.optim.Adam(steps, lr=0.02)
+    adam = torch.optim.Adam(steps, lr=0.002)
     for epoch in range(EPOCHS):
         batches = Batches()
         batches.epoch = epoch
         for batch, (x, y) in enumerate(batches):
             progress = (epoch + (batch + 0.5) / BATCHES) / EPOCHS
-            adam.param_groups[0]["lr"] = 0.02 * (1 - progress / 2)
+            adam.param_groups[0]["lr"] = 0.002 * (1 - progress / 2)
             loss = cross_entropy(net(x), y) + method.penalty()
             sgd.zero_grad()
             adam.zero_grad()
@@ -180,7 +180,7 @@ def classifier(**changes: Any) -> Classifier:
     return Classifier(network(), **arguments | changes)
 
 
-def own(*parameters: nn.Parameter, lr: float = 0.02) -> OwnOptimizer:
+def own(*parameters: nn.Parameter, lr: float = 0.002) -> OwnOptimizer:
     return OwnOptimizer(parameters, partial(torch.optim.Adam, lr=lr), constant)
 
 

@@ -21,11 +21,8 @@ from torch import Tensor, nn
 from quantable.base.chunks import pieces
 from quantable.base.devices import mean
 from quantable.quantization.grid import BINARY, int_range
-from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.quantizer import LEAST, Quantizer
 from quantable.quantization.ste import Rounding, round_ste, sign, sign_ste, straight_through
-
-MIN_STEP = 1e-8
-"""The step is not used below this: an all-zero first batch or the optimizer cannot make it 0."""
 
 
 def lsq(
@@ -55,8 +52,7 @@ def lsq_eager(v: Tensor, step: Tensor, q_min: int, q_max: int, grad_scale: float
     >>> lsq_eager(torch.tensor([-9.0, 0.2, 0.6]), torch.tensor(0.5), q_min=-4, q_max=3)
     tensor([-2.0000,  0.0000,  0.5000])
     """
-    step = straight_through(step, grad_of=step * grad_scale)
-    result: Tensor = _LSQEager.apply(v, step, q_min, q_max)  # type: ignore[no-untyped-call]
+    result: Tensor = _LSQEager.apply(v, step, q_min, q_max, grad_scale)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -66,6 +62,8 @@ class LSQ(Quantizer):
     The first training batch sets the step, and again after ``bits`` was assigned. Before that,
     evaluation uses the step that its own batch would set, and keeps nothing.
     """
+
+    positive = "step"
 
     def make_state(self) -> None:
         """One step, or one for each channel."""
@@ -92,16 +90,21 @@ class LSQ(Quantizer):
             if not self.training:
                 return first
             with torch.no_grad():
-                self.step.copy_(mean(first))  # in place: the optimizer already holds this Parameter
+                self.step.copy_(first)  # in place: the optimizer already holds this Parameter
             self.initialized = True
-        return straight_through(self.step.detach().clamp(min=MIN_STEP), grad_of=self.step)
+        return self.kept_positive(lambda: self.first_step(v))
 
     @torch.no_grad()
     def first_step(self, v: Tensor) -> Tensor:
-        """Step that training would start from with ``v`` as its first batch."""
+        """Step that training would start from with ``v`` as its first batch; 1 where ``v`` is 0.
+
+        At a step of 1, other values come through in later batches and the step learns from them.
+        """
         _, q_max = int_range(self.bits, signed=self.signed)
         first: Tensor = 2 * v.abs().mean(self.reduced(v)) / q_max**0.5
-        return first.clamp(min=MIN_STEP)
+        if self.training:
+            first = mean(first)
+        return torch.where(first < LEAST, 1, first)
 
     @property
     def bits(self) -> int:
@@ -118,20 +121,30 @@ class _LSQEager(torch.autograd.Function):
     """One new tensor each way; keeps v and the result, which the neighbours keep anyway."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        v: Tensor,
+        step: Tensor,
+        q_min: int,
+        q_max: int,
+        grad_scale: float,
+    ) -> Tensor:
         v_hat = torch.empty_like(v)
         for v_hat_, v_, step_ in pieces(v_hat, v, step):
-            torch.div(v_, step_, out=v_hat_)
+            torch.div(v_, step_, out=v_hat_).clamp_(q_min, q_max)
             if (q_min, q_max) == BINARY:
                 v_hat_.copy_(sign(v_hat_)).mul_(step_)
             else:
-                v_hat_.clamp_(q_min, q_max).round_().mul_(step_)
+                v_hat_.round_().mul_(step_)
         ctx.save_for_backward(v, v_hat, step)
-        ctx.q_min, ctx.q_max = q_min, q_max
+        ctx.q_min, ctx.q_max, ctx.grad_scale = q_min, q_max, grad_scale
         return v_hat
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # noqa: ANN401
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         v, v_hat, step = ctx.saved_tensors
         grad_v, grad_step = torch.empty_like(v), torch.zeros_like(step)
         every = pieces(grad_v, grad, v, v_hat, step, grad_step)
@@ -143,7 +156,7 @@ class _LSQEager(torch.autograd.Function):
             )
             # s times Eq. 3: v_hat - v inside and v_hat outside, as grad_v is 0 there
             grad_step_ += _sum_product(grad_, v_hat_, step_) - _sum_product(grad_v_, v_, step_)
-        return grad_v, grad_step.div_(step), None, None
+        return grad_v, grad_step.div_(step).mul_(ctx.grad_scale), None, None, None
 
 
 def _sum_product(a: Tensor, b: Tensor, step: Tensor) -> Tensor:

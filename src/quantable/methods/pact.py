@@ -16,9 +16,6 @@ from quantable.quantization.grid import intervals
 from quantable.quantization.quantizer import Quantizer
 from quantable.quantization.ste import Rounding, gradient_side, round_ste, straight_through
 
-MIN_CLIP = 1e-8
-"""The clipping level is not used below this: its weight decay cannot make it 0 or negative."""
-
 
 def pact(
     x: Tensor,
@@ -38,7 +35,7 @@ def pact(
     """
     n = intervals(bits)
     low = -clip if signed else torch.zeros_like(clip)
-    y = torch.where(x >= clip, clip, torch.where(x > low, x, low))
+    y = torch.where(x >= clip, clip, torch.where(x <= low, low, x))  # NaN stays
     with torch.no_grad():
         span = clip - low
         y_q = (y - low).mul_(n).div_(span).round_().mul_(span).div_(n).add_(low)
@@ -50,6 +47,8 @@ class PACT(Quantizer):
 
     The paper's L2 penalty on the clipping level is the optimizer's weight decay.
     """
+
+    positive = "clip"
 
     def __init__(
         self,
@@ -70,6 +69,7 @@ class PACT(Quantizer):
             channels=channels,
             rounding=rounding,
         )
+        self.clip_init = clip_init
         self.clip = nn.Parameter(torch.full(self.shape, clip_init))  # (c,) or scalar: alpha
 
     def fake_quantize(self, x: Tensor) -> Tensor:
@@ -83,5 +83,4 @@ class PACT(Quantizer):
         return (clip - low) / intervals(self.bits), low
 
     def _clip(self, x: Tensor) -> Tensor:
-        clip = straight_through(self.clip.detach().clamp(min=MIN_CLIP), grad_of=self.clip)
-        return self.spread(clip, x)
+        return self.spread(self.kept_positive(lambda: self.clip_init), x)

@@ -1,6 +1,8 @@
 """What the quantizers of all methods share: bit-width, axes, saved state, float32 arithmetic."""
 
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -8,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from quantable.base.bits import FLOAT_BITS
-from quantable.base.devices import mean_gradient
+from quantable.base.devices import mean_gradient, rank
 from quantable.base.errors import UserError
 from quantable.quantization import grid
-from quantable.quantization.ste import Rounding, round_ste
+from quantable.quantization.ste import Rounding, round_ste, straight_through
+
+LEAST = 1e-8
+"""A learned step or clip is not used below this."""
 
 
 class Levels(NamedTuple):
@@ -52,9 +57,14 @@ class Quantizer(nn.Module, ABC):
     Parameters and buffers of a method are made in ``make_state``.
 
     ``layer`` is what it may know of its layer, once it is in a network; no part of the state.
+
+    NaN comes out as NaN, in training and evaluation: a run that diverged must not look like one
+    that did not. An infinite value is clipped to the end of a range that is set, as by ``clamp``,
+    and makes NaN of a range that is taken from the tensor itself.
     """
 
     bits_follow = False  # whether ``bits`` are read off parameters: assigning them always counts
+    positive: str | None = None  # name of the learned step or clip that is ``kept_positive``
 
     def __init__(
         self,
@@ -68,6 +78,8 @@ class Quantizer(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.layer: Layer | None = None
+        self.fallen = False  # whether ``kept_positive`` has to look at its parameter
+        self._said = False
         self.rounding = rounding
         self.bits = bits
         self.signed = signed
@@ -108,15 +120,68 @@ class Quantizer(nn.Module, ABC):
         """What evaluation makes of ``x``, as integers; None where it leaves ``x`` as it is.
 
         Exact where the method multiplies an integer by a step; else the last bit may differ.
+        Raises UserError where ``x`` or a level is not finite: no integer stands for that.
         """
         was_training, wide = self.training, x.to(torch.promote_types(x.dtype, torch.float32))
+        self._check_finite(wide)
         self.eval()
         found = self.scale_and_offset(wide)
         if found is not None:
             scale, offset = found
-            integers = ((self.fake_quantize(wide) - offset) / scale).round_().long()
+            level = (self.fake_quantize(wide) - offset) / scale
         self.train(was_training)
-        return None if found is None else Levels(integers, scale, offset)
+        if found is None:
+            return None
+        self._check_finite(level)
+        return Levels(level.round_().long(), scale, offset)
+
+    def kept_positive(self, anew: Callable[[], Tensor | float]) -> Tensor:
+        """The learned step or clip, of at least ``LEAST``, with the parameter's gradient.
+
+        Where the optimizer took it to 0 or below, the layer gives 0, nothing in front of it learns,
+        and its own gradient may lead on downwards for ever: there the next training batch sets it
+        ``anew``, and the first time this is said.
+        """
+        assert self.positive is not None
+        parameter = getattr(self, self.positive)
+        if self.training and (self.fallen or self._seen_to_fall(parameter)):
+            with torch.no_grad():  # in place: the optimizer holds this Parameter
+                parameter.copy_(torch.where(parameter <= LEAST, anew(), parameter))
+            self.fallen = False
+        return straight_through(parameter.detach().clamp(min=LEAST), grad_of=parameter)
+
+    def _seen_to_fall(self, parameter: Tensor) -> bool:
+        """Whether a part is 0 or less, where looking costs nothing; else ``Fallen`` looks."""
+        if parameter.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        fallen = bool((parameter <= LEAST).any())
+        if fallen:
+            self.say_fallen()
+        return fallen
+
+    def say_fallen(self) -> None:
+        """Say that the learned step or clip fell to 0."""
+        self.say_once(
+            f"the {self.positive} fell to 0 in training and is set anew by the next batch; "
+            "lower recipe.optimizer.lr or use more bits"
+        )
+
+    def say_once(self, words: str) -> None:
+        """Say ``words`` of this quantizer on the error stream, unless it had something to say."""
+        if not self._said and rank() == 0:
+            print(f"{self.place}: {words}", file=sys.stderr, flush=True)
+        self._said = True
+
+    @property
+    def place(self) -> str:
+        """Which tensor this quantizes, in words."""
+        operand = "input" if self.batched else "weight"
+        of = f" of layer '{self.layer.name}'" if self.layer else ""
+        return f"{type(self).__name__}, {operand}{of}"
+
+    def _check_finite(self, x: Tensor) -> None:
+        if not x.isfinite().all():
+            raise UserError(f"{self.place}: a value is not finite: the network has diverged")
 
     @property
     def bits(self) -> int:

@@ -92,7 +92,7 @@ def gradient_side(x: Tensor, low: Tensor, scale: Tensor, rounding: Rounding) -> 
 
 
 def sign_ste(x: Tensor) -> Tensor:
-    """+1 where ``x >= 0``, else -1; the gradient is that of the identity.
+    """+1 where ``x >= 0``, -1 below, NaN as ``sign``; the gradient is that of the identity.
 
     >>> sign_ste(torch.tensor([-0.2, 0.0, 3.0]))
     tensor([-1.,  1.,  1.])
@@ -101,8 +101,8 @@ def sign_ste(x: Tensor) -> Tensor:
 
 
 def sign(x: Tensor) -> Tensor:
-    """+1 where ``x >= 0``, else -1, in the dtype of ``x``. No gradient."""
-    return x.ge(0).to(x.dtype).mul_(2).sub_(1)
+    """+1 where ``x >= 0``, -1 below; NaN where ``x`` is NaN or infinite. No gradient."""
+    return x.clone().ge_(0).mul_(2).sub_(1).add_(x, alpha=0)  # 0 x is 0 of every finite number
 
 
 # Rounding error, unit of it, g, delta -> g (1 + delta f(error / unit)), written over the error: on

@@ -32,6 +32,7 @@ from quantable.store.store import Store
 from quantable.training.build import build, fit, loading_of, module_of, trainer_of
 from quantable.training.classifier import Classifier
 from quantable.training.evaluation import evaluate
+from quantable.training.fallen import Fallen
 
 Item = tuple[str, ...]
 REFERENCE: Item = ()  # nothing goes down
@@ -119,7 +120,7 @@ def tuned_loss(start: Start, state: dict[str, Any], item: Item, held_out: int) -
     module = module_of(config, built.net, start.quantize, built.input_size, epochs=1)
     loading = loading_of(config, start.device)
     trainer = trainer_of(config)
-    trainer.callbacks.append(Advance())  # type: ignore[attr-defined]
+    trainer.callbacks.extend([Fallen(start.quantize), Advance()])  # type: ignore[attr-defined]
     batches = built.images.train_batches(seed=config["seed"], **loading)
     fit(trainer, module, batches)
     module.check_finite()

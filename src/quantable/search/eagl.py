@@ -19,9 +19,9 @@ from torch import Tensor
 
 from quantable.base.chunks import pieces
 from quantable.base.errors import UserError
-from quantable.methods.lsq import LSQ, MIN_STEP
+from quantable.methods.lsq import LSQ
 from quantable.quantization.grid import BINARY, int_range
-from quantable.quantization.quantizer import Quantizer
+from quantable.quantization.quantizer import LEAST, Quantizer
 from quantable.quantization.ste import sign
 from quantable.search.run import Found, Start
 
@@ -79,9 +79,9 @@ def histogram(weight: Tensor, step: Tensor, q_min: int, q_max: int) -> Tensor:
         raise UserError("eagl: a weight is not finite: the network has diverged")
     wide = weight if weight.dtype == torch.float64 else weight.float()
     counts = torch.zeros(q_max - q_min + 1, dtype=torch.int64, device=weight.device)
-    for w, s in pieces(wide, step.clamp(min=MIN_STEP)):
-        ratio = w / s
-        level = sign(ratio) if (q_min, q_max) == BINARY else ratio.clamp_(q_min, q_max).round_()
+    for w, s in pieces(wide, step.clamp(min=LEAST)):
+        ratio = (w / s).clamp_(q_min, q_max)
+        level = sign(ratio) if (q_min, q_max) == BINARY else ratio.round_()
         # On a CPU, bincount is faster on int32 than on int64 or uint8, and than histc on floats.
         counts += torch.bincount(level.sub_(q_min).int().flatten(), minlength=len(counts))
     return counts[::2] if (q_min, q_max) == BINARY else counts  # the 1-bit grid has no 0
@@ -131,8 +131,8 @@ def mse_step(weight: Tensor, bits: int) -> Tensor:
         return w_q**2 / q_q, w_q / q_q
 
     largest = max(abs(w[0]), abs(w[-1]))
-    if largest < MIN_STEP:
-        return weight.new_tensor(MIN_STEP)
+    if largest < LEAST:
+        return weight.new_tensor(1.0)
     smallest = np.abs(w).mean() / 2**bits
     count = 2 + int(np.log(largest / smallest) / np.log(CANDIDATE_RATIO))
     # The error is the sum of w^2 less what the levels explain.

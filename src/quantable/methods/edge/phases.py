@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from quantable.base.bits import FLOAT_BITS, Bits
 from quantable.base.errors import UserError
 from quantable.cost.memory import kb_targets, memory_bytes
-from quantable.methods.edge.quantizer import StepAndClip, project
+from quantable.methods.edge.quantizer import StepAndClip, project, say_floors
 from quantable.networks.layers import LayerShape
 from quantable.networks.trace import layer_shapes
 from quantable.quantization.face import TrainerFace, face
@@ -234,6 +234,8 @@ class LearnedBits(Quantize):
         with torch.no_grad():
             weight_kb, act_kb = (float(size) for size in self.sizes())
         module.note(weight_kb=weight_kb, act_kb=act_kb)
+        if module.phase == SEARCH:
+            say_floors(self.quantizers)
         done = module.epoch + 1 - module.phase_start
         if self._selectable(line, done / module.phase_epochs):
             self._keep_best(module.net, line["val_top1_pct"])

@@ -107,7 +107,7 @@ class StepAndClip(Quantizer):
             mean = x.mean(self.reduced(x))
             spread = 3 * x.std(self.reduced(x), correction=0)
             clip = torch.maximum((mean - spread).abs(), (mean + spread).abs())
-        clip = torch.where(clip > 0, clip, 1)
+        clip = torch.where(clip == 0, 1, clip)  # NaN stays
         n = 2 ** (self.bits - self.signed) - 1
         return (clip / n if n else 2 * clip), clip
 
@@ -141,6 +141,16 @@ def project(quantizers: Sequence[StepAndClip]) -> None:
             sizes = [part.numel() for part in parts]
             for part, values in zip(parts, torch.split(new, sizes), strict=True):
                 part.copy_(values.view_as(part))
+
+
+def say_floors(quantizers: Sequence[StepAndClip]) -> None:
+    """Say of which tensors every clip lies at the least that ``project`` leaves it."""
+    for quantizer in quantizers:
+        if bool((quantizer.clip <= MIN_CLIP + MARGIN).all()):
+            quantizer.say_once(
+                f"the clip fell to its least, {MIN_CLIP + MARGIN:.6f}: the layer gives next to "
+                "nothing; lower recipe.optimizer.lr or quantizer.callback.strength"
+            )
 
 
 def percentile(x: Tensor) -> Tensor:
