@@ -349,6 +349,12 @@ def test_a_phase_is_planned_with_its_longest_length() -> None:
     assert (module.phase, module.phase_start, module.phase_epochs) == (1, 2, 6)
 
 
+@pytest.mark.parametrize("epochs", [0, [1, 0]])
+def test_a_phase_without_epochs_is_refused(epochs: int | list[int]) -> None:
+    with pytest.raises(UserError, match=r"max_epochs=.*0.*: each phase has at least one epoch$"):
+        method(max_epochs=epochs)  # its widths would be lowered behind the last evaluation
+
+
 def test_flatness_looks_at_the_phase_only() -> None:
     ad, module = attached(min_epochs=1, max_epochs=3)
     for density in (0.5, 0.5):  # flat: an update

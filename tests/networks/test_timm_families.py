@@ -1,8 +1,8 @@
 """Every family of timm: its layers multiply what quantizers return, or it is refused by name.
 
-`timm_families.json` has the smallest member of each of timm's modules, at its own size, and
-further members with layers of their own kind; five that would take more than 2 GB are less deep or
-wide, one of them with smaller images. ``outcome`` is how the refusal begins, or ``exact``.
+`timm_families.json` has the smallest member of each of timm's modules, at its own size, and further
+members with layers of their own kind; five that would take over 2 GB are less deep or wide, one of
+them with smaller images. ``outcome`` is how the refusal begins, or ``exact``.
 """
 
 import json

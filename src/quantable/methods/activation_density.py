@@ -86,6 +86,10 @@ class ActivationDensity(Quantize):
         min_bits: int,
     ) -> None:
         super().__init__(weight=weight, act=act, inner=inner, ends=ends, layers=layers)
+        if min([max_epochs] if isinstance(max_epochs, int) else max_epochs) < 1:
+            raise UserError(  # else a run may end with widths that it never trained with
+                f"quantizer.callback.max_epochs={max_epochs}: each phase has at least one epoch"
+            )
         self.min_epochs = min_epochs
         self.max_epochs = max_epochs
         self.max_updates = max_updates

@@ -109,15 +109,14 @@ class Quantize(pl.Callback):
             inputs=[name for name, width in widths.items() if width.act != FLOAT_BITS],
         )
         signed = signed_inputs(net, (c, h, w)) if self.signed is None else self.signed
-        weights = self._weight_quantizers(net, widths)
-        self.weight_quantizers.update(weights)
+        self.weight_quantizers = self._make_weight_quantizers(net, widths)
         for name, width in widths.items():
             layer = net.get_submodule(name)
-            if name in weights:
+            if (quantizer := self.weight_quantizers.get(name)) is not None:
                 # unsafe: otherwise registering computes the weight once, which sets learned steps
-                parametrize.register_parametrization(layer, "weight", weights[name], unsafe=True)
+                parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
             if width.act != FLOAT_BITS:
-                self._quantize_input(name, layer, width.act, signed=name in signed)
+                self._add_input_quantizer(name, layer, width.act, signed=name in signed)
         for shape in shapes:
             self._introduce(shape, input_signed=shape.name in signed)
         self._names, self._net = names, net
@@ -165,7 +164,7 @@ class Quantize(pl.Callback):
         """What makes the weight quantizer of ``layer``: the same for every kind of layer."""
         return self.weight
 
-    def _weight_quantizers(
+    def _make_weight_quantizers(
         self, net: nn.Module, widths: Mapping[str, Bits]
     ) -> dict[str, Quantizer]:
         """Make the quantizers of all weights that are not float, by layer."""
@@ -180,7 +179,8 @@ class Quantize(pl.Callback):
                 made[name] = quantizer.to(cast(Tensor, layer.weight).device)
         return made
 
-    def _quantize_input(self, name: str, layer: nn.Module, bits: int, *, signed: bool) -> None:
+    def _add_input_quantizer(self, name: str, layer: nn.Module, bits: int, *, signed: bool) -> None:
+        """Put a quantizer in front of ``layer``."""
         quantizer = self.act(bits=bits, signed=signed, channels=_channels(layer)[1])
         if isinstance(layer, nn.Linear):  # of vectors or of tokens
             quantizer.channel_dim = -1
