@@ -11,6 +11,7 @@ from ad_arguments import NUMBERS, ONE_EPOCH_PHASES
 from torch import Tensor, nn
 
 from quantable.base.bits import Bits
+from quantable.base.errors import UserError
 from quantable.columns.training import complexity
 from quantable.cost.hardware import Hardware, load_hardware
 from quantable.methods.activation_density import ActivationDensity, DensityMeter, is_flat, next_bits
@@ -275,6 +276,12 @@ def test_a_phase_is_planned_with_its_longest_length() -> None:
     for _ in range(2):
         end_epoch(ad, module, 0.5)
     assert (module.phase, module.phase_start, module.phase_epochs) == (1, 2, 6)
+
+
+@pytest.mark.parametrize("epochs", [0, [1, 0]])
+def test_a_phase_without_epochs_is_refused(epochs: int | list[int]) -> None:
+    with pytest.raises(UserError, match=r"max_epochs=.*0.*: each phase has at least one epoch$"):
+        method(max_epochs=epochs)  # its widths would be lowered behind the last evaluation
 
 
 def test_flatness_looks_at_the_phase_only() -> None:

@@ -19,6 +19,7 @@ from quantable.columns import COLUMNS
 from quantable.columns.facts import Facts
 from quantable.config.composition import compose_run
 from quantable.cost.hardware import hardware_of
+from quantable.quantization.quantizer import Quantizer
 from quantable.store.record import Phase, Record
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
@@ -254,6 +255,36 @@ def test_the_loaded_network_has_the_records_size(runs: dict[str, Run], name: str
     for shape in run.last.shapes:
         macs[shape.kind] += shape.macs
     assert {kind: operators[kind] for kind in macs} == macs
+
+
+def test_signs_are_the_runs_own(runs: dict[str, Run], tmp_path: Path) -> None:
+    run, place = runs["whole"], tmp_path / "weights.pt"
+    state = torch.load(run.weights, weights_only=True)
+
+    def signed() -> set[str]:
+        """Layers with a signed input by all who know of it, in the network read back."""
+        torch.save(state, place)
+        found = {}
+        for name, layer in load_network(run.record, place).named_modules():
+            if isinstance(quantizer := getattr(layer, "act_quantizer", None), Quantizer):
+                weights = layer.parametrizations.weight[0]
+                found[name] = {
+                    quantizer.signed,
+                    *(q.layer.input_signed for q in (quantizer, weights)),
+                }
+        assert len(found) == 10
+        assert all(len(words) == 1 for words in found.values())
+        return {name for name, words in found.items() if words == {True}}
+
+    assert signed() == {"conv1"}
+    for key in ("fc.parametrizations.weight.0", "fc.act_quantizer"):  # as if rules were other then
+        state[f"{key}._extra_state"][-1] = True
+    state["fc.act_quantizer._extra_state"][-2] = True
+    assert signed() == {"conv1", "fc"}
+    for key in state:
+        if key.endswith("_extra_state"):  # of an older store
+            state[key] = state[key][:2]
+    assert signed() == {"conv1"}
 
 
 def test_missing_weights_are_named(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def network(seed: int = 0, width: float = 0.25) -> nn.Module:
     return resnet8_cifar(classes=10, in_channels=1, width=width, shortcuts="plain")
 
 
-def quantized(net: nn.Module, **layers: tuple[int, int]) -> Quantize:
+def quantized(net: nn.Module, *, per_channel: bool = False, **layers: tuple[int, int]) -> Quantize:
     quantize = Quantize(
-        weight=partial(LSQ, batched=False),
+        weight=partial(LSQ, batched=False, per_channel=per_channel),
         act=partial(LSQ, batched=True),
         inner=[4, 4],
         ends=[8, 8],
@@ -44,10 +44,10 @@ def trained(net: nn.Module) -> dict[str, Any]:
     return net.state_dict()
 
 
-def begun(state: dict[str, Any], **layers: tuple[int, int]) -> tuple[nn.Module, Quantize]:
+def begun(state: dict[str, Any], **changes: Any) -> tuple[nn.Module, Quantize]:
     net = network(seed=9)
     load_plain(net, state)
-    quantize = quantized(net, **layers)
+    quantize = quantized(net, **changes)
     load_quantizers(quantize, state)
     return net, quantize
 
@@ -72,6 +72,39 @@ def test_other_bits_begin_with_a_step_of_their_own() -> None:
     w = state["layer1.0.conv1.parametrizations.weight.original"].numpy()
     assert down.step.item() == pytest.approx(2 * np.abs(w).mean(), rel=1e-6)  # Q_P is 1 at 2 bit
     assert torch.equal(kept.step, state["layer1.0.conv2.parametrizations.weight.0.step"])
+
+
+def test_steps_of_another_granularity_begin_anew() -> None:
+    start = network()
+    quantized(start)
+    _, quantize = begun(trained(start), per_channel=True)
+    assert not any(q.initialized for q in quantize.weight_quantizers.values())
+    assert all(q.initialized for q in quantize.act_quantizers.values())
+
+
+def test_signs_are_compared_where_a_state_is_taken_over() -> None:
+    start = network()
+    quantized(start)
+    state = trained(start)
+    assert {k: v.tolist() for k, v in state.items() if k.startswith("fc.") and "_extra" in k} == {
+        "fc.parametrizations.weight.0._extra_state": [8, True, True, False],
+        "fc.act_quantizer._extra_state": [8, True, False, False],  # behind a ReLU
+    }
+    net = network(seed=9)
+    net.get_submodule("layer3.0").relu2 = nn.Hardswish()
+    load_plain(net, state)
+    quantize = quantized(net)
+    message = (
+        r"^layer 'fc': the layer's input is signed in this network and was unsigned in the one "
+        "whose state is loaded: they compute different things; train it anew$"
+    )
+    with pytest.raises(UserError, match=message):  # the weight comes first
+        load_quantizers(quantize, state)
+    with pytest.raises(UserError, match=message):
+        net.load_state_dict(state)
+    older = {k: v[:2] if k.endswith("_extra_state") else v for k, v in state.items()}
+    net.load_state_dict(older)  # of a store that did not keep signs
+    assert quantize.act_quantizers["fc"].signed
 
 
 def test_a_quantized_network_begins_with_float_weights_and_back() -> None:

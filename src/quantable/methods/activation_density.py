@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from quantable.base.bits import Bits
 from quantable.base.chunks import pieces
 from quantable.base.devices import rank, total
+from quantable.base.errors import UserError
 from quantable.networks.trace import activations_behind
 from quantable.quantization.face import TrainerFace, face
 from quantable.quantization.quantize import Factory, Quantize
@@ -83,6 +84,10 @@ class ActivationDensity(Quantize):
         min_bits: int,
     ) -> None:
         super().__init__(weight=weight, act=act, inner=inner, ends=ends, layers=layers)
+        if min([max_epochs] if isinstance(max_epochs, int) else max_epochs) < 1:
+            raise UserError(  # else a run may end with widths that it never trained with
+                f"quantizer.callback.max_epochs={max_epochs}: each phase has at least one epoch"
+            )
         self.min_epochs = min_epochs
         self.max_epochs = max_epochs
         self.max_updates = max_updates

@@ -1,11 +1,13 @@
 """Float network to layer shapes, by forward passes of one random image: nothing is trained.
 
 The network keeps its training flags, hooks and buffers (batch-norm statistics); every pass runs in
-evaluation mode, on the device and in the dtype of the network's parameters.
+evaluation mode, on the device and in the dtype of the network's parameters. For signs a copy of it
+runs in training mode too.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -15,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantable.networks.layers import IMAGE, LayerShape, Network
+from quantable.networks.signs import Signs
 
 COUNTED = (nn.Conv2d, nn.Linear)  # MACs = output elements x weights that make one of them
 
@@ -65,7 +68,6 @@ NONLINEAR = (
 ADDITION = "AddBackward0"  # name of the autograd node of ``x + y``, in place or not
 HIDDEN = "torch::autograd::CopySlices"  # of any change in place to a view, which may be an addition
 
-PROBE_BATCH = 4
 PROBE_SEED = 0
 
 
@@ -114,19 +116,32 @@ def batch_norm_channels(network: nn.Module) -> int:
 def signed_inputs(network: nn.Module, input_size: tuple[int, int, int]) -> set[str]:
     """Counted layers whose input can be negative, the first one always among them.
 
-    Found with four images of standard normal noise from a fixed seed, so that a layer behind a ReLU
-    is unsigned and one behind a batch norm, an addition or a GELU is signed.
+    What a layer can get follows from the operators between the image and it (``Signs``), in
+    training and in evaluation and in any of its calls, and not from the weights as they are now:
+    behind a batch norm, an addition of something signed, a shift or a GELU it is signed, unless
+    something that cannot be negative stands between.
     """
     first: list[str] = []
     signed: set[str] = set()
 
-    def note(name: str, args: tuple[Any, ...], _: Tensor) -> None:
-        first.append(name)
-        if (args[0] < 0).any():
-            signed.add(name)
+    def look(network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor], batch: int) -> None:
+        signs = Signs()
 
-    with torch.no_grad(), _hooked(counted_layers(network), note):
-        _evaluate(network, _probe(network, input_size, batch=PROBE_BATCH))
+        def note(name: str, args: tuple[Any, ...], _: Tensor) -> None:
+            first.append(name)
+            # A value below 0 would come from code that torch does not see, such as NumPy's.
+            if not signs.natural(args[0]) or (args[0] < 0).any():
+                signed.add(name)
+
+        x = _probe(network, input_size, batch)
+        with torch.no_grad(), _hooked(counted_layers(network), note), signs:
+            run(network, x)
+
+    look(network, _evaluate, batch=1)
+    # A copy, as training may change more than weights and buffers; what cannot run so is evaluated
+    # alone. Two images: a batch norm needs them where the map is one pixel.
+    with suppress(Exception), torch.random.fork_rng(_gpus(network)):
+        look(deepcopy(network), lambda copy, x: cast(Tensor, copy.train()(x)), batch=2)
     return signed | set(first[:1])
 
 
@@ -435,6 +450,11 @@ def _probe(network: nn.Module, input_size: tuple[int, int, int], batch: int) -> 
     parameter = next(network.parameters())
     generator = torch.Generator().manual_seed(PROBE_SEED)
     return torch.randn(batch, *input_size, generator=generator).to(parameter)
+
+
+def _gpus(network: nn.Module) -> list[torch.device]:
+    """The GPU of the network's parameters, if they are on one."""
+    return [p.device for p in network.parameters() if p.device.type == "cuda"][:1]
 
 
 def _evaluate(network: nn.Module, x: Tensor) -> Tensor:

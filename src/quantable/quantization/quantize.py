@@ -1,6 +1,6 @@
 """The one seam between methods and the trainer: quantizers go in, bit-widths come out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -66,6 +66,8 @@ class Quantize(pl.Callback):
         self.ends = None if ends is None else _bits("bits.ends", ends)
         self.layers = {name: _bits(f"bits.layers.{name}", pair) for name, pair in layers.items()}
         self.ties = ties
+        # Layers with a signed input: those of a run that is read back; None: what the network says.
+        self.signed: Collection[str] | None = None
         self.weight_quantizers: dict[str, Quantizer] = {}
         self.act_quantizers: dict[str, Quantizer] = {}
         self._names: list[str] = []
@@ -100,7 +102,7 @@ class Quantize(pl.Callback):
         if all(width == Bits(FLOAT_BITS, FLOAT_BITS) for width in widths.values()):
             raise UserError("quantizer: every bit-width is 32; use `quantizer=none` for that")
         _check_ties(self.ties, widths)
-        signed = signed_inputs(net, (c, h, w))
+        signed = signed_inputs(net, (c, h, w)) if self.signed is None else self.signed
         for name, width in widths.items():
             self._quantize_layer(name, net.get_submodule(name), width, signed=name in signed)
         for shape in shapes:

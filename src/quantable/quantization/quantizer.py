@@ -47,11 +47,12 @@ class Quantizer(nn.Module, ABC):
 
     ``bits`` may be assigned during training. It and ``initialized`` (the first training batch was
     seen) are part of the ``state_dict``; they are plain values, so that reading them neither waits
-    for the device nor breaks a compiled graph, which is rebuilt when they change.
+    for the device nor breaks a compiled graph, which is rebuilt when they change. So are ``signed``
+    and, within a network, the sign of the layer's input: a state in which they differ is refused.
 
     Parameters and buffers of a method are made in ``make_state``.
 
-    ``layer`` is what it may know of its layer, once it is in a network; no part of the state.
+    ``layer`` is what it may know of its layer, once it is in a network.
     """
 
     bits_follow = False  # whether ``bits`` are read off parameters: assigning them always counts
@@ -139,14 +140,28 @@ class Quantizer(nn.Module, ABC):
         return statistic.view([-1 if dim == int(self.batched) else 1 for dim in range(x.dim())])
 
     def get_extra_state(self) -> Tensor:
-        """Bits and whether initialized, (2,): a tensor, as torch.jit takes nothing else."""
-        return torch.tensor([self.bits, self.initialized])
+        """Bits, whether initialized, and ``signs``: a tensor, as torch.jit takes nothing else."""
+        return torch.tensor([self.bits, self.initialized, *self.signs().values()])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore what ``get_extra_state`` returned."""
-        bits, initialized = state.tolist()
+        """Restore what ``get_extra_state`` returned; older states have no signs."""
+        bits, initialized, *signs = state.tolist()
+        for (whose, here), saved in zip(self.signs().items(), signs, strict=False):
+            if here != saved:
+                raise UserError(
+                    f"layer '{self.layer.name if self.layer else type(self).__name__}': {whose} is "
+                    f"{'signed' if here else 'unsigned'} in this network and was "
+                    f"{'signed' if saved else 'unsigned'} in the one whose state is loaded: they "
+                    "compute different things; train it anew"
+                )
         self._bits = grid.check(bits)
         self.initialized = bool(initialized)
+
+    def signs(self) -> dict[str, bool]:
+        """What the network told of this tensor and of its layer's input."""
+        whose = f"the {'input' if self.batched else 'weight'}"
+        told = {} if self.layer is None else {"the layer's input": self.layer.input_signed}
+        return {whose: self.signed} | told
 
     def extra_repr(self) -> str:
         """The line that ``print(network)`` shows."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quantable.base.errors import UserError
 from quantable.config.targets import make
@@ -17,6 +17,7 @@ from quantable.store.record import Record
 
 WEIGHT, ACT = "parametrizations.weight.0", "act_quantizer"  # where a layer has its quantizers
 QUANTIZER = re.compile(rf"\.({re.escape(WEIGHT)}|{ACT})\.")
+EXTRA = "_extra_state"  # of a quantizer, as torch calls it: what is no tensor
 LAYERS = ("bits.layers", "quantizer.callback.layers")  # their keys are names with dots
 
 
@@ -35,13 +36,26 @@ def load_network(record: Record, weights: Path) -> nn.Module:
     net: nn.Module = make(node)
     if config["recipe"]["channels_last"]:
         to_channels_last(net)
+    state = torch.load(weights, map_location="cpu", weights_only=True)
     if config["quantizer"]["callback"] is not None:
         quantize: Quantize = make(config["quantizer"]["callback"])
+        quantize.signed = signed_in(state)
         quantize.attach(net, config["data"]["input_size"])
-    state = torch.load(weights, map_location="cpu", weights_only=True)
     shrink_to(net, state)
     net.load_state_dict(state)
     return net.eval()
+
+
+def signed_in(state: Mapping[str, Any]) -> set[str] | None:
+    """Layers with a signed input, as their quantizers' states say; None of older states."""
+    found = {
+        QUANTIZER.split(key)[0]: value.tolist()
+        for key, value in state.items()
+        if QUANTIZER.search(key) and key.endswith(f".{EXTRA}")
+    }
+    if any(len(facts) < 4 for facts in found.values()):
+        return None
+    return {name for name, (*_, input_signed) in found.items() if input_signed}
 
 
 def final_weights(path: Path, key: str) -> dict[str, Any]:
@@ -82,10 +96,13 @@ def load_quantizers(quantize: Quantize, state: Mapping[str, Any]) -> None:
                 for key, value in state.items()
                 if key.startswith(prefix)
             }
-            if own.keys() == quantizer.state_dict().keys() and (
-                own["_extra_state"][0] == quantizer.bits
-            ):
+            if _sizes(own) == _sizes(quantizer.state_dict()) and own[EXTRA][0] == quantizer.bits:
                 quantizer.load_state_dict(own)
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, torch.Size | None]:
+    """Which tensors a quantizer has, and how large: of one kind and granularity they are equal."""
+    return {name: None if name == EXTRA else tensor.shape for name, tensor in state.items()}
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
