@@ -222,9 +222,9 @@ def test_layers_off_the_grid_are_named_before_the_network_changes() -> None:
 
 
 UP = {
-    "plain": nn.ConvTranspose2d(4, 6, 3, stride=2),
-    "one dimension": nn.Sequential(nn.Flatten(2), nn.ConvTranspose1d(4, 6, 3)),
-    "depthwise": nn.ConvTranspose2d(4, 4, 3, stride=2, groups=4),
+    "plain": lambda: nn.ConvTranspose2d(4, 6, 3, stride=2),
+    "one dimension": lambda: nn.Sequential(nn.Flatten(2), nn.ConvTranspose1d(4, 6, 3)),
+    "depthwise": lambda: nn.ConvTranspose2d(4, 4, 3, stride=2, groups=4),
 }
 
 
@@ -232,7 +232,7 @@ UP = {
 @pytest.mark.parametrize("method", [LSQ, MinMax, DoReFa, StepAndClip])
 def test_each_output_channel_of_a_transposed_convolution_has_its_own_grid(method, kind) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), deepcopy(UP[kind]))
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), UP[kind]())
     act = partial(PACT, batched=True, clip_init=6.0)
     quantize = build(method, per_channel=True, inner=[3, 3], ends=None, act=act)
     quantize.attach(net, INPUT_SIZE)
