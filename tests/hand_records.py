@@ -69,6 +69,7 @@ def epoch_of(epoch: int, phase: int, *, val: float, test: float) -> Epoch:
         train_loss=0.5,
         train_top1_pct=90.0,
         val_top1_pct=val,
+        val_loss=0.6,
         test_top1_pct=test,
         test_loss=0.6,
         seconds=1.0,
@@ -92,7 +93,7 @@ def hand_table(**changes: Any) -> Table:
             "frontier": {"kind": "frontier", "x": ["pim_energy_uj", "energy_uj"]},
             "bits": {"kind": "phases"},
             "numbers": {"kind": "numbers"},
-            "loss": {"kind": "epochs", "of": ["train_loss", "test_loss"]},
+            "loss": {"kind": "epochs", "of": ["train_loss", "val_loss"]},
         },
         "rows": {
             "float": {

@@ -129,7 +129,7 @@ def _train(
     # The epoch's history line first, what its weights say, the method's word on it, the checkpoint,
     # and its copy.
     looking = [FinalNumbers(quantize), Fallen(quantize)] if quantize else []
-    ordered = [Evaluate(built.images, tell, loading), *looking, quantize, keep, stream]
+    ordered = [Evaluate(built.images, quantize, tell, loading), *looking, quantize, keep, stream]
     trainer.callbacks.extend(callback for callback in ordered if callback is not None)  # type: ignore[attr-defined]
     fit(trainer, module, built.images.train_batches(seed=cell.seed, **loading))
     return module, keep, device

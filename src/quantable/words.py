@@ -126,7 +126,7 @@ def asked_tables(words: Words) -> list[Table]:
         figures={
             "bits": Figure(kind="phases"),
             "numbers": Figure(kind="numbers"),
-            "loss": Figure(kind="epochs", of=("train_loss", "test_loss")),
+            "loss": Figure(kind="epochs", of=("train_loss", "val_loss")),
             "scores": Figure(kind="scores"),
         },
         rows={"run": Row(label="run", overrides=())},

@@ -499,7 +499,7 @@ def test_without_records_nothing_is_written(tmp_path: Path) -> None:
         "not drawn: run float, run ad: no record at budget paper",
         "not drawn: frontier: fewer than two rows have both top-1 and PIM energy or 45 nm energy",
         "not drawn: numbers: no run has numbers of its method's own that change",
-        "not drawn: loss: no run in which train_loss or test_loss changes",
+        "not drawn: loss: no run in which train_loss or val_loss changes",
     ]
     assert not (tmp_path / "figures").exists()
 

@@ -117,7 +117,6 @@ def test_columns_know_that_nothing_was_trained(
     facts = Facts(None, phase.bit_map, hardware_of(config), record, phase)
     assert COLUMNS["epochs"].value(facts) == 0
     assert COLUMNS["top1_pct"].value(facts) == record.history[0].test_top1_pct
-    assert COLUMNS["best_top1_pct"].value(facts) == record.history[0].test_top1_pct
     assert COLUMNS["agreement_pct"].value(facts) == record.history[0].agreement_pct
     assert COLUMNS["training_complexity"].value(facts) is None
     assert COLUMNS["training_macs"].value(facts) is None

@@ -49,11 +49,6 @@ class Facts:
         """The phase's last epoch in the record's history."""
         return self._epochs[-1] if self._epochs else None
 
-    @property
-    def best_epoch(self) -> Epoch | None:
-        """The phase's epoch with the highest held-out accuracy; the earliest of equals."""
-        return max(self._epochs, key=lambda epoch: epoch.held_out_pct, default=None)
-
     def number(self, name: str) -> float | None:
         """The method's own number ``name`` in the phase's last epoch."""
         return self.epoch.number(name) if self.epoch is not None else None

@@ -35,12 +35,21 @@ class OptimizerConfig(_Open):
     lr: float = Field(gt=0)
 
 
+class SmallImages(Strict):
+    """Training images of ``pixels`` a side in the first ``share`` of the first phase's epochs."""
+
+    pixels: int = Field(ge=1)
+    share: float = Field(gt=0, lt=1)
+
+
 class RecipeConfig(Strict):
     """What the training loop does; with 0 epochs nothing is trained."""
 
     epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     weight_decay_by_bits: dict[int, float] | None
+    weight_decay_of: Literal["weights"] | None = None  # of layers; null: of all parameters
+    small_images: SmallImages | None = None
     precision: Literal["32-true", "bf16-mixed"]
     compile: bool
     channels_last: bool

@@ -25,7 +25,8 @@ NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title", "quantizer.numbers")
 # Keys that are left out where they are null: runs without them are older than the keys.
 OPTIONAL = (
     *("start", "teacher", "search"),
-    *("recipe.weight_decay_by_bits", "recipe.batch_norms", "recipe.version"),
+    *("recipe.weight_decay_by_bits", "recipe.weight_decay_of", "recipe.small_images"),
+    *("recipe.batch_norms", "recipe.version"),
 )
 # As here, but of these targets alone: others have always signed it.
 OPTIONAL_OF = ("model.net.weights_sha256", "quantable.models.cifar.")

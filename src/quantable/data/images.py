@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from quantable.base.errors import UserError
 from quantable.data.augment import crop_flip, keyed_generator
@@ -73,7 +74,8 @@ class TrainBatches:
 
     Batch i of an epoch is a function of (``seed``, ``epoch``, i): with ``start`` = i an iteration
     goes on exactly where an unbroken one would be. The last partial batch is left out. ``share`` is
-    taken of each batch, whose order and augmentation are those of the whole.
+    taken of each batch, whose order and augmentation are those of the whole. With ``pixels`` its
+    images are scaled to that many a side after they were augmented.
     """
 
     split: Split
@@ -84,6 +86,7 @@ class TrainBatches:
     share: Share = WHOLE
     epoch: int = 0
     start: int = 0
+    pixels: int | None = None
 
     def __len__(self) -> int:
         return len(self.split) // self.batch_size
@@ -108,7 +111,10 @@ class TrainBatches:
         planes = self.split.planes(self.split.pixels.index_select(0, rows))
         top, left, mirror = draws.repeat_interleave(len(planes) // n, dim=1)
         planes = crop_flip(planes, top, left, mirror, padding=self.padding)
-        return self.split.normalize(planes), self.split.labels.index_select(0, rows)
+        x = self.split.normalize(planes)
+        if self.pixels is not None:
+            x = interpolate(x, (self.pixels, self.pixels), mode="bilinear", antialias=True)
+        return x, self.split.labels.index_select(0, rows)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class ActivationDensity(Quantize):
         module.history[-1]["bits"] = {
             name: [bits.weight, bits.act] for name, bits in self.bits.items()
         }
-        if not self._phase_over(module.phase):
+        if not self._over(self.series, module.phase):
             return
         enough = module.phase == self.max_updates or mean >= self.enough_density
         if enough or not self.update(trainer, module, density):
@@ -146,11 +146,17 @@ class ActivationDensity(Quantize):
         self.series.clear()
         module.start_phase(module.epoch + 1, of_phase(self.max_epochs, module.phase + 1))
 
-    def _phase_over(self, phase: int) -> bool:
-        epochs = len(self.series)
+    def phase_over(self, module: TrainerFace) -> bool:
+        """Whether all densities are flat with this epoch's, or the phase was long enough."""
+        by_meter = {name: meter.density() for name, meter in self.meters.items()}
+        density = {layer: by_meter[meter] for layer, meter in self.meter_of.items()}
+        return self._over([*self.series, density], module.phase)
+
+    def _over(self, series: Sequence[Mapping[str, float]], phase: int) -> bool:
+        epochs = len(series)
         if epochs < of_phase(self.min_epochs, phase):
             return False
-        flat = is_flat(self.series, window=self.window, within=self.flat_within)
+        flat = is_flat(series, window=self.window, within=self.flat_within)
         return flat or epochs >= of_phase(self.max_epochs, phase)
 
     def update(
@@ -261,9 +267,13 @@ class DensityMeter:
         """Non-zero outputs and all, since the last reading, over all devices."""
         return total(self.nonzero), total(self.elements)
 
+    def density(self) -> float:
+        """Density since the last reading."""
+        return self._density(*self.totals())
+
     def read(self) -> float:
         """Density since the last reading; starts counting anew."""
-        density = self._density(*self.totals())
+        density = self.density()
         self.nonzero, self.elements = self.nonzero.new_zeros(()), self.elements.new_zeros(())
         self.fresh = True
         return density

@@ -34,7 +34,7 @@ class TrainerFace(Protocol):
     phase: int
     phase_start: int  # the phase's first epoch
     phase_epochs: int  # its planned length, which the schedule spans; a method may set it
-    finished: bool  # set it to end the run with this epoch
+    finished: bool  # set it to end the run with this epoch, which ``phase_over`` announced
     history: list[dict[str, Any]]  # a line for each epoch; in on_train_epoch_end with this one's
     networks: list[dict[str, Any]]  # sizes of a network that the method cuts, by phase
     penalties: list[Callable[[], Tensor]]  # added to each batch's loss
@@ -44,8 +44,14 @@ class TrainerFace(Protocol):
     def device(self) -> torch.device:
         """Where the network is."""
 
+    def planned_end(self) -> bool:
+        """Whether the phase is planned to end with this epoch."""
+
     def start_phase(self, first_epoch: int, epochs: int) -> None:
-        """Begin a new phase of at most ``epochs``; the schedules start anew."""
+        """Begin a new phase of at most ``epochs``; the schedules start anew.
+
+        ``phase_over`` has announced the end of the one before.
+        """
 
     def note(self, **numbers: float | Mapping[str, float]) -> None:
         """Write the method's own numbers, as its YAML declares them, into this epoch's line."""

@@ -16,7 +16,7 @@ from quantable.networks.layers import LayerShape
 from quantable.networks.operands import check_operands
 from quantable.networks.trace import signed_inputs
 from quantable.quantization.channels import raw_weight
-from quantable.quantization.face import face
+from quantable.quantization.face import TrainerFace, face
 from quantable.quantization.quantizer import Layer, Levels, Quantizer
 
 
@@ -128,6 +128,13 @@ class Quantize(pl.Callback):
             raise UserError("quantizer: every bit-width is 32; use `quantizer=none` for that")
         _check_ties(self.ties, widths)
         return widths
+
+    def phase_over(self, module: TrainerFace) -> bool:
+        """Whether the phase ends with this epoch, whose batches are done; changes nothing.
+
+        Asked before the epoch's line is written: the test images of a phase are those of its end.
+        """
+        return module.planned_end()
 
     def set_bits(self, bits: Mapping[str, Bits]) -> None:
         """Change the bit-widths of the named layers, also in the middle of training."""

@@ -32,6 +32,7 @@ EVERY_RUN: Mapping[str, Heading] = {
     "train_loss": Heading("training loss", "nat"),
     "train_top1_pct": Heading("training top-1", "%", 2),
     "val_top1_pct": Heading("held-out top-1", "%", 2),
+    "val_loss": Heading("held-out loss", "nat"),
     "test_loss": Heading("test loss", "nat"),
     "test_top1_pct": Heading("test top-1", "%", 2),
     "agreement_pct": Heading("agreement", "%", 2),

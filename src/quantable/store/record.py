@@ -27,8 +27,10 @@ class Epoch(_Part):
     train_loss: float | None = None
     train_top1_pct: float | None = None
     val_top1_pct: float | None = None  # null where the set has no held-out images
-    test_top1_pct: float
-    test_loss: float
+    val_loss: float | None = None
+    # Test images are seen at the end of a phase; in older records after every epoch.
+    test_top1_pct: float | None = None
+    test_loss: float | None = None
     agreement_pct: float | None = None  # test images with the class that the teacher predicts
     seconds: float
     bits: dict[str, tuple[int, int]] | None = None  # only where they change during training

@@ -139,6 +139,8 @@ def module_of(
         schedule=part_of(config, "recipe.schedule"),
         epochs=epochs,
         weight_decay=weight_decay(config["recipe"], quantize),
+        decay_all=config["recipe"].get("weight_decay_of") is None,
+        small_images=config["recipe"].get("small_images"),
         numbers=own_numbers(config),
     )
 

@@ -95,9 +95,11 @@ class Keep(pl.Callback):
         """Advance to the next epoch, save, and stop when no phase is left."""
         module = pl_module
         assert isinstance(module, Classifier)
+        ended = module.planned_end()
         module.epoch, module.batch = module.epoch + 1, 0
         module.sums.zero_()
-        module.finished |= module.epoch >= module.phase_start + module.phase_epochs
+        module.finished |= ended
+        _check_announced(module)
         devices.check_equal(module.net)
         self.save(trainer, module)
         trainer.should_stop = module.finished
@@ -161,6 +163,17 @@ class Keep(pl.Callback):
         self.commit = origin["commit"]
         self.resumed = origin["resumed"] + 1
         self.wall_seconds = origin["wall_seconds"]
+
+
+def _check_announced(module: Classifier) -> None:
+    """Refuse a phase that ended although its test images were not seen."""
+    for line in module.history[-1:]:
+        ended = module.finished or module.phase != line["phase"]
+        if ended and "test_top1_pct" not in line:
+            raise UserError(
+                f"quantizer: phase {line['phase']} ended with epoch {line['epoch']}, which the "
+                "method's `phase_over` had not announced: the test images were not seen"
+            )
 
 
 PROGRESS = (

@@ -46,11 +46,15 @@ class Classifier(pl.LightningModule):
         schedule: Callable[[float, int], float],
         epochs: int,
         weight_decay: Mapping[str, float] | None = None,
+        decay_all: bool = True,
+        small_images: Mapping[str, Any] | None = None,
         numbers: Mapping[str, OwnNumber] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.weight_decay = weight_decay or {}  # by layer, instead of the optimizer's own
+        self.decay_all = decay_all  # or the weights of layers alone
+        self.small_images = small_images  # pixels and share, as the recipe has them
         self.numbers = numbers or {}  # the method's own, as it declares them
         self.input_size = input_size
         self.optimizer = optimizer
@@ -92,7 +96,7 @@ class Classifier(pl.LightningModule):
         The method's own optimizers have their parameters to themselves.
         """
         taken = taken_parameters(self.net, self.own_optimizers)
-        groups = parameter_groups(self.net, self.weight_decay, taken)
+        groups = parameter_groups(self.net, self.weight_decay, taken, decay_all=self.decay_all)
         optimizer = make_optimizer(self.optimizer, groups, "recipe.optimizer")
         self.optimizers_beside = [
             make_optimizer(own.optimizer, own.parameters, "own_optimizers")
@@ -115,6 +119,17 @@ class Classifier(pl.LightningModule):
         """Place of the middle of the coming step in its phase, 0 to 1: what schedules are asked."""
         done = self.epoch - self.phase_start + (self.batch + 0.5) / self.batches
         return min(done / self.phase_epochs, 1.0)
+
+    def planned_end(self) -> bool:
+        """Whether the phase is planned to end with this epoch."""
+        return self.epoch + 1 >= self.phase_start + self.phase_epochs
+
+    def pixels(self) -> int | None:
+        """Pixels a side of this epoch's images; None: as they are."""
+        small = self.small_images
+        if small is None or self.phase > 0 or self.epoch >= small["share"] * self.phase_epochs:
+            return None
+        return int(small["pixels"])
 
     def on_train_start(self) -> None:
         """Hear the scheduler first: by now Lightning has put a handler of its own before ours."""
@@ -193,4 +208,5 @@ class Remaining:
 
     def __iter__(self) -> Iterator[Batch]:
         self.batches.epoch, self.batches.start = self.module.epoch, self.module.batch
+        self.batches.pixels = self.module.pixels()
         return iter(self.batches)

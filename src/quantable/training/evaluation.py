@@ -14,6 +14,8 @@ from quantable.base import devices
 from quantable.base.signals import heeding
 from quantable.base.tick import Tell, Tick
 from quantable.data.images import Images
+from quantable.quantization.face import face
+from quantable.quantization.quantize import Quantize
 from quantable.training.classifier import Batch, Classifier
 
 READ_SECONDS = 2.0  # between two looks at the loss, for which the device must be waited for
@@ -66,9 +68,9 @@ def measured(
 ) -> dict[str, float | None]:
     """Measure ``net`` on each split of ``batches``, under the names of a history line.
 
-    Loss and agreement with ``teacher`` are of the test images alone. In float32 whatever the
-    precision of the training: an accuracy is that of the weights. Ends by ``Preempted`` between two
-    batches when a signal has come; with several devices, the next batch of training does.
+    Agreement with ``teacher`` is of the test images alone. In float32 whatever the precision of the
+    training: an accuracy is that of the weights. Ends by ``Preempted`` between two batches when a
+    signal has come; with several devices, the next batch of training does.
     """
     line: dict[str, float | None] = {}
     for split, of_split in batches.items():
@@ -76,20 +78,28 @@ def measured(
         size = images.sizes[split]
         heard = heeding(of_split) if devices.count() == 1 else of_split
         found = evaluate(net, heard, images.classes, size, compared)
-        line[f"{split}_top1_pct"] = found.top1_pct
+        line |= {f"{split}_top1_pct": found.top1_pct, f"{split}_loss": found.loss}
         if split == "test":
-            line |= {"test_loss": found.loss, "agreement_pct": found.agreement_pct}
+            line["agreement_pct"] = found.agreement_pct
     return line
 
 
 class Evaluate(pl.Callback):
-    """Evaluates held-out and test images after every epoch and writes the history line."""
+    """Writes the history line of every epoch: held-out images, at a phase's end test images too."""
 
-    def __init__(self, images: Images, tell: Tell, loading: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        images: Images,
+        quantize: Quantize | None,
+        tell: Tell,
+        loading: Mapping[str, Any],
+    ) -> None:
         self.images = images
+        self.quantize = quantize
         self.tell = tell
         # One loader for each split, kept: building it copies the pixels to the device.
-        self.batches = {split: images.eval_batches(split, **loading) for split in SPLITS}
+        present = [split for split in SPLITS if images.sizes[split]]
+        self.batches = {split: images.eval_batches(split, **loading) for split in present}
         self.began = time.perf_counter()
         self.loss: float | None = None
         self.read = -READ_SECONDS - 1
@@ -123,7 +133,10 @@ class Evaluate(pl.Callback):
         loss, correct, n = module.sums.tolist()
         line |= {"train_loss": loss / n, "train_top1_pct": 100 * correct / n}
         teacher = module.teacher[0] if module.teacher else None
-        line |= measured(module.net, self.images, self.batches, teacher)
+        method = self.quantize
+        over = module.planned_end() if method is None else method.phase_over(face(module))
+        seen = {split: self.batches[split] for split in self.batches if over or split != "test"}
+        line |= measured(module.net, self.images, seen, teacher)
         now = time.perf_counter()
         line["seconds"], self.began = now - self.began, now
         module.history.append(line)

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch import Tensor, nn
 
 from quantable.base.errors import UserError
+from quantable.networks.counting import COUNTED
+from quantable.quantization.channels import raw_weight
 from quantable.quantization.face import OwnOptimizer
 
 
@@ -49,17 +50,23 @@ def taken_parameters(net: nn.Module, own: Sequence[OwnOptimizer]) -> set[int]:
 
 
 def parameter_groups(
-    net: nn.Module, weight_decay: Mapping[str, float], taken: set[int]
+    net: nn.Module, weight_decay: Mapping[str, float], taken: set[int], *, decay_all: bool
 ) -> list[dict[str, Any]]:
-    """All parameters but those ``taken``; weights of layers with their own decay in groups."""
-    decayed: dict[float, list[nn.Parameter]] = {}
+    """All parameters but those ``taken``; weights of layers with their own decay in groups.
+
+    Without ``decay_all`` only the weights of layers decay: no bias, no norm, no quantizer.
+    """
+    decayed: dict[float, list[Tensor]] = {}
     for name, decay in weight_decay.items():
-        layer = net.get_submodule(name)
-        parametrized = is_parametrized(layer, "weight")
-        weight = layer.parametrizations.weight.original if parametrized else layer.weight  # type: ignore[union-attr]
+        weight = raw_weight(net.get_submodule(name))
         if id(weight) in taken:
             raise UserError(f"own_optimizers: the weight of '{name}' is in two optimizers")
-        decayed.setdefault(decay, []).append(weight)  # type: ignore[arg-type]
+        decayed.setdefault(decay, []).append(weight)
+    if not decay_all:
+        layers = [module for module in net.modules() if isinstance(module, COUNTED)]
+        weights = {id(raw_weight(layer)) for layer in layers}
+        others = [p for p in net.parameters() if id(p) not in taken | weights]
+        decayed[0.0] = others + decayed.get(0.0, [])
     apart = taken.union(id(weight) for weights in decayed.values() for weight in weights)
     groups: list[dict[str, Any]] = [{"params": [p for p in net.parameters() if id(p) not in apart]}]
     return groups + [{"params": weights, "weight_decay": d} for d, weights in decayed.items()]
