@@ -255,8 +255,8 @@ def test_an_unknown_row_is_an_error(tmp_path: Path) -> None:
         ("paper", [91.0, 91.0, 90.5, 89.9], 4),
         ("paper", [91.0, 91.0, 89.0, 90.2], 2),  # the last that is, not the first that is not
         ("paper", [91.0, 90.0, 89.0, 88.0], 8),  # exactly 1.0 pp below
-        ("paper", [91.0, 70.0, 70.0, 70.0], 8),  # none is: the first quantized phase
-        ("paper", [91.0, 89.0, 89.5, 89.9], 8),
+        ("paper", [91.0, 70.0, 70.0, 70.0], 2),  # none is: the best, and of equals the last
+        ("paper", [91.0, 89.0, 89.9, 89.5], 4),
         ("cpu", [91.0, 89.0, 89.5, 88.1], 2),  # 3.0 pp at CPU size
         ("cpu", [91.0, 89.0, 88.0, 87.9], 4),
         ("paper", [70.0, 91.0], 8),
@@ -310,6 +310,26 @@ def test_a_drop_uses_only_seeds_that_both_rows_have(tmp_path: Path) -> None:
     assert line.measured is not None
     assert (line.measured.mean, line.measured.n) == (0.5, 1)
     assert (line.verdict, line.reason) == ("holds", "1 of 3 seeds")
+
+
+@pytest.mark.parametrize(
+    ("least", "verdict", "reason"),
+    [
+        (30.1, "not judged", "float too weak: 30.00, below 30.1"),
+        (30.0, "does not hold", None),
+        (None, "does not hold", None),
+    ],
+)
+def test_a_weak_float_network_has_nothing_to_lose(
+    tmp_path: Path, least: float | None, verdict: str, reason: str | None
+) -> None:
+    weak = drop_of("ad_1") | {"float_at_least": least}
+    about = reporter(tmp_path, hand_table(claims={"drop": weak}))
+    for seed, ref in enumerate([20.0, 40.0, 30.0]):
+        keep(about, "float", seed, (32, [(91.0, ref)]))
+        keep(about, "ad", seed, (16, GOOD), (8, [(91.0, 1.0)]))
+    line = judged(about, "drop")
+    assert (line.verdict, line.reason) == (verdict, reason)
 
 
 def drop_of(row: str) -> dict:

@@ -96,6 +96,8 @@ class Reporter(Rows):
             return Verdict("not judged", claim.report_only)
         if bound is None or self.budget == "smoke":
             return Verdict("not judged", f"budget {self.budget} proves nothing")
+        if (doubt := claim.doubt(self)) is not None:
+            return Verdict("not judged", doubt)
         good, reason = holds(means, measured.mean, bound), None
         if bound.t is not None:
             t = paired_t(measured.values)

@@ -3,7 +3,7 @@
 A row's phase is a number, counted from the end where it is below 0, or ``final``: the run's result,
 chosen by the images held out from training. It is the last phase, after the first one, whose
 accuracy there is at most ``final_within_pp`` percentage points below that of the last epoch of the
-row ``reference``; where none is, the second phase. Test images play no part in the choice.
+row ``reference``; where none is, the most accurate there. Test images play no part in the choice.
 
 A row's ``cost_bits`` counts the costs of every layer at one width, as a network that keeps the
 widths of a reference would cost, whatever the run had.
@@ -49,10 +49,10 @@ def phase_of(
     if reference is None or len(record.phases) < 2:
         return None
     least = reference.history[-1].held_out_pct - within_pp
-    for phase in reversed(record.phases[1:]):
-        if at_most(least, record.history[phase.first_epoch + phase.epochs - 1].held_out_pct):
-            return phase
-    return record.phases[1]
+    later = record.phases[:0:-1]  # the last one first
+    found = [record.history[p.first_epoch + p.epochs - 1].held_out_pct for p in later]
+    close = [at_most(least, held_out_pct) for held_out_pct in found]
+    return later[close.index(True) if any(close) else found.index(max(found))]
 
 
 def batch_norms_of(facts: Facts) -> str | None:

@@ -110,6 +110,11 @@ class _Claim(Strict):
         """The claim's number of one seed, from its terms'."""
         return terms[0]
 
+    def doubt(self, about: Numbers) -> str | None:
+        """Why the rows, although measured, say nothing about the claim."""
+        del about
+        return None
+
 
 class Value(_Claim):
     """``column`` of the last of ``rows`` that has one."""
@@ -134,6 +139,7 @@ class Drop(_Claim):
 
     kind: Literal["drop"]
     reference: str
+    float_at_least: float | None = None  # mean of ``reference`` below which nothing is judged
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -144,6 +150,13 @@ class Drop(_Claim):
         """How far the row drops below the reference."""
         own, reference = terms
         return reference - own
+
+    def doubt(self, about: Numbers) -> str | None:
+        """Whether there is hardly anything to lose."""
+        mean, least = about.mean(self.reference, self.column), self.float_at_least
+        if mean is None or least is None or mean >= least:
+            return None
+        return f"float too weak: {mean:.2f}, below {least:g}"
 
 
 class Behind(_Claim):
@@ -224,11 +237,12 @@ def _of_its_kind(content: Any) -> Any:  # noqa: ANN401 - whatever the file has
     kind = str(content.get("kind")) if isinstance(content, dict) else ""
     if kind not in KINDS:
         return content
-    own = KINDS[kind].model_fields.keys() - _Claim.model_fields.keys()
+    fields = KINDS[kind].model_fields
+    own = {name for name in fields.keys() - _Claim.model_fields if fields[name].is_required()}
     others = {name for other in KINDS.values() for name in other.model_fields}
     for name in sorted(own - content.keys()):
         raise ValueError(f"kind: {kind} needs {name}")
-    for name in sorted(content.keys() & others - KINDS[kind].model_fields.keys()):
+    for name in sorted(content.keys() & others - fields.keys()):
         raise ValueError(f"kind: {kind} has no {name}")
     return content
 

@@ -99,6 +99,13 @@ def try_training_images(net: nn.Module, config: Mapping[str, Any], size: tuple[i
     if not trained and config["quantizer"]["callback"] is None:
         return
     n = min(2, batch) if trained else 2  # a calibration joins an image alone to others
+    if (small := config["recipe"].get("small_images")) is not None:
+        _try(net, n, (size[0], small["pixels"], small["pixels"]), "training")
+    _try(net, n, size, "training" if trained else "calibration")
+
+
+def _try(net: nn.Module, n: int, size: tuple[int, ...], what: str) -> None:
+    """Pass ``n`` images through ``net``, or say why it does not take them for ``what``."""
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -109,8 +116,7 @@ def try_training_images(net: nn.Module, config: Mapping[str, Any], size: tuple[i
             choose = "choose recipe.batch_size=2 or more: a batch norm needs two values"
         said = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"model.net: {'training' if trained else 'calibration'} fails with batches of {n} of "
-            f"images {list(size)}: {said}; {choose}"
+            f"model.net: {what} fails with batches of {n} of images {list(size)}: {said}; {choose}"
         ) from error
 
 

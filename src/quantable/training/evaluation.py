@@ -119,7 +119,7 @@ class Evaluate(pl.Callback):
             module.batch + 1,
             module.batches,
             loss=self.loss,
-            val_top1_pct=module.history[-1]["val_top1_pct"] if module.history else None,
+            val_top1_pct=module.history[-1].get("val_top1_pct") if module.history else None,
         )
         self.tell(tick)
 
