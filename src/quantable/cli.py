@@ -22,7 +22,7 @@ from quantable.store.record import Head, cell_name
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
 from quantable.tables.schema import Table, load_table, table_names
-from quantable.words import Words, asked_tables, narrowed, parse
+from quantable.words import RUNS, Words, asked_tables, narrowed, parse
 
 if TYPE_CHECKING:
     from quantable.executor.board import Board, Work
@@ -73,6 +73,7 @@ def plan(words: Words) -> int:
     from quantable.executor.board import Board
 
     store = Store(words.store)
+    places = [] if words.store == RUNS else [f"store={words.store}"]
     board, known = Board(store), store.heads()
     for work in work_of(words):
         table = work.table
@@ -83,7 +84,7 @@ def plan(words: Words) -> int:
             name = f"after search {cell.search}" if cell.search is not None else cell.signature
             print(f"  {now.word:8} {cell.label} [{name}]{where}")
             if now.word != "done":
-                print(f"           {cell.command}")
+                print(f"           {cell.command_here(places)}")
         costs = [name for name in table.columns if not COLUMNS[name].trained]
         only_costs = table.model_copy(update={"columns": dict.fromkeys(costs)})
         report = Reporter(only_costs, work.asked, [store]).report()

@@ -14,6 +14,7 @@ from quantable.store.store import Store
 from quantable.tables.cells import Asked
 from quantable.tables.schema import BUDGETS, SINGLE, Figure, Row, Table, load_table, table_names
 
+RUNS = ROOT / "runs"  # the store of who names none
 ACTIONS = ("run", "plan", "submit", "status", "watch", "collect", "cancel", "wandb_replay")
 FACES = (*FORMATS, "html", "latex", "parquet", "figures", "wandb")
 CONTROL = ("table", "action", "format", "rows", "seed", "budget", "store", "published", "compare")
@@ -52,7 +53,7 @@ def parse(words: Sequence[str]) -> Words:
     if control.get("action") == "wandb_replay" or control.get("format") == "wandb":
         overrides = [word for word in overrides if not word.startswith("logger=")]
         overrides.append("logger=wandb")  # where to is a part of the run config
-    store = ROOT / Path(control.get("store", "runs")).expanduser()
+    store = ROOT / Path(control.get("store", RUNS)).expanduser()
     asked = Asked(
         overrides=tuple(overrides),
         budget=control.get("budget"),

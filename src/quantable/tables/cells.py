@@ -72,7 +72,13 @@ class Cell:
     def command(self) -> str:
         """Words that run this cell alone; places on a machine are left for the user to fill in."""
         own = [word for word in self.overrides if not belongs(word.partition("=")[0], MACHINE)]
-        own = _with_hashes(own, dict(flat(self.config)))
+        return self._command(_with_hashes(own, dict(flat(self.config))))
+
+    def command_here(self, places: Sequence[str] = ()) -> str:
+        """Words that run this cell alone on this machine: the user's own, and ``places``."""
+        return self._command([*self.overrides, *places])
+
+    def _command(self, own: Sequence[str]) -> str:
         words = [f"budget={self.config['budget']['name']}", f"seed={self.seed}", *own]
         if self.table not in (None, SINGLE):
             words = [f"+table={self.table}", f"rows={self.row}", *words]
