@@ -8,7 +8,7 @@ PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n logical --maxproce
 TABLE ?= ad_quickstart
 ARGS ?=
 
-.PHONY: help setup reproduce test test-all check report docs bench lock
+.PHONY: help setup reproduce test test-all check report gpu-evidence docs bench lock
 
 help:       ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -42,6 +42,9 @@ check: setup    ## format, lint, types and the order of the rooms; changes nothi
 
 report: setup    ## fill docs/results, README and cards from reproduce/evidence (ARGS=--check compares only)
 	$(VENV)/bin/python tools/make_results.py $(ARGS)
+
+gpu-evidence: setup    ## what one GPU can add to reproduce/evidence (ARGS="minutes=120 data=<folder>", ARGS=smoke)
+	$(VENV)/bin/python tools/gpu_evidence.py $(ARGS)
 
 docs: setup    ## build the documentation's pages in docs/_build/html; warnings are errors
 	$(VENV)/bin/python -m sphinx -q -W --keep-going docs docs/_build/html
