@@ -29,7 +29,7 @@ from quantable.data.images import Images, Share, TrainBatches
 from quantable.networks.channels_last import to_channels_last
 from quantable.networks.counting import count
 from quantable.networks.layers import LayerShape
-from quantable.networks.passes import evaluate
+from quantable.networks.passes import evaluate, probe
 from quantable.networks.shapes import PACKAGED, read_network, shape_key, write_network
 from quantable.networks.trace import trace
 from quantable.quantization.quantize import Quantize
@@ -94,7 +94,9 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
     return built
 
 
-def check_is_its_state(net: nn.Module, config: Mapping[str, Any], size: tuple[int, ...]) -> None:
+def check_is_its_state(
+    net: nn.Module, config: Mapping[str, Any], size: tuple[int, int, int]
+) -> None:
     """Refuse a network that computes with what its state, all that is kept of it, does not hold.
 
     Another one is made, runs in training, and takes over the state of ``net``, as when a run is
@@ -106,10 +108,10 @@ def check_is_its_state(net: nn.Module, config: Mapping[str, Any], size: tuple[in
         if config["recipe"]["channels_last"]:
             to_channels_last(other)
         with torch.no_grad(), suppress(Exception):  # what is not trained need not be able to
-            other.train()(torch.randn(2, *size))
+            other.train()(probe(net, size, batch=2))
         other.load_state_dict(net.state_dict())
         with torch.no_grad():
-            mine, others = (evaluate(one, torch.ones(1, *size)) for one in (net, other))
+            mine, others = (evaluate(one, probe(net, size, batch=1)) for one in (net, other))
     if not torch.allclose(mine, others, rtol=0, atol=0, equal_nan=True):
         raise UserError(
             f"model.net: {type(net).__name__} computes with more than its parameters and "
