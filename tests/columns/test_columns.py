@@ -12,6 +12,7 @@ from quantable.base.errors import UserError
 from quantable.columns import COLUMNS, together
 from quantable.columns.edge import targets_kb
 from quantable.columns.facts import Column, Facts
+from quantable.networks.layers import LayerShape, uniform
 
 HERE = Path(columns.__file__).parent
 ENERGY = COLUMNS["energy_uj"]
@@ -66,3 +67,13 @@ def test_another_methods_keywords_are_no_columns_numbers(tmp_path: Path) -> None
     assert values["target_off_pct"] is None
     assert values["farther_off_pct"] is None
     assert values["top1_pct"] == 89.0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_network_without_inner_layers_has_its_costs(tmp_path: Path, count: int) -> None:
+    about = reporter(tmp_path)
+    layers = [LayerShape(f"l{i}", macs=8, weights=4, inputs=2) for i in range(count)]
+    facts = Facts(layers, uniform(layers, 4), about.row("float").facts[0].hardware)
+    values = {name: column.value(facts) for name, column in COLUMNS.items()}
+    assert (values["compute_of_4bit"], values["bops_of_4bit"]) == (None, None)
+    assert values["bops_g"] == count * 8 * 4 * 4 * 1e-9

@@ -15,8 +15,17 @@ from written_sets import (
 )
 
 from quantable.base.errors import UserError
+from quantable.config.composition import compose_run
 from quantable.data.imagenet import StreamedImages
-from quantable.data.known import IDX_LABELS, MNIST_COUNTS, OF_SET, class_numbers, classes_of
+from quantable.data.known import (
+    IDX_LABELS,
+    MNIST_COUNTS,
+    OF_SET,
+    TRAINED_ON,
+    check_mean,
+    class_numbers,
+    classes_of,
+)
 
 CIFAR10, FASHION = classes_of("CIFAR-10"), classes_of("Fashion-MNIST")
 
@@ -122,6 +131,46 @@ def test_names_of_another_set_are_refused(tmp_path, described, write, classes, m
     write(tmp_path, grey(n), np.arange(n), classes=list(classes))
     with pytest.raises(UserError, match=f"{tmp_path}: {message}"):
         described(tmp_path, "cifar10", n).read()
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        # EuroSAT's, and those of ten classes of ImageNet that are known as Imagenette.
+        "AnnualCrop Forest HerbaceousVegetation Highway Industrial Pasture PermanentCrop "
+        "Residential River SeaLake",
+        "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 "
+        "n03445777 n03888257",
+    ],
+)
+def test_names_that_are_not_the_sets_number_no_folders(tmp_path, described, classes) -> None:
+    class_folders(tmp_path / "folders", grey(10), np.arange(10), classes=classes.split())
+    with pytest.raises(UserError, match=r"are not those of CIFAR-10, such as 'airplane': give the"):
+        described(tmp_path / "folders", "cifar10", 10).read()
+    # Labels that are stored are not of the order of their names: other languages are possible.
+    parquet_set(tmp_path / "hub", grey(10), np.arange(10), classes=classes.split())
+    assert described(tmp_path / "hub", "cifar10", 10).read().labels["test"].tolist() == [*range(10)]
+
+
+def test_a_complete_set_of_other_pixels_is_refused(tmp_path, described) -> None:
+    labels = np.arange(60_000) % 10
+    for name, value in (("fashion", 73), ("kuzushiji", 49)):  # 0.286 and 0.192, the published means
+        idx_set(tmp_path / name, grey(60_000, value, size=1, channels=1), labels)
+    changes = {"input_size": [1, 1, 1], "val_images": 1}
+    described(tmp_path / "fashion", "fashion_mnist", 60_000, **changes).read()
+    other = described(tmp_path / "kuzushiji", "fashion_mnist", 60_000, **changes)
+    with pytest.raises(UserError, match=r"is 0\.192, that of Fashion-MNIST 0\.286: it is another"):
+        other.read()
+    few = np.full((8, 1, 1, 1), 49, np.uint8)
+    check_mean("fashion_mnist", "Fashion-MNIST", few, 8, "")  # of a part nothing is known
+    few[::2] = 0  # of mean 0.096, where chance moves the mean of eight as far
+    check_mean("fashion_mnist", "Fashion-MNIST", few, 60_000, "")
+
+
+def test_known_means_are_those_that_pixels_are_normalized_by() -> None:
+    for set_id, (images, mean) in TRAINED_ON.items():
+        data = compose_run([f"data={set_id}"])["data"]
+        assert (data["counts"]["train"], data["mean"]) == (images, [*mean])
 
 
 def test_names_of_a_set_of_ones_own_are_free() -> None:

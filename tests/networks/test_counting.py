@@ -302,9 +302,10 @@ def test_attention_of_a_vision_transformer_by_hand():
     )
 
 
-def test_tied_weights_stop():
+@pytest.mark.parametrize("tie", [lambda weight: weight, lambda weight: nn.Parameter(weight.data)])
+def test_tied_weights_stop(tie):
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
-    net[2].weight = net[0].weight
+    net[2].weight = tie(net[0].weight)
     with pytest.raises(NotImplementedError, match="layers '0' and '2' have one parameter between"):
         count(net, (3, 4, 4))
 

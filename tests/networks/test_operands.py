@@ -20,6 +20,8 @@ class Changed(nn.Conv2d):
         super().__init__(3, 4, 3)
         self.change = change
         self.scale = nn.Parameter(torch.full((), 0.5))
+        self.gain = nn.Parameter(torch.ones(()))  # this and the next do nothing before they learn
+        self.register_buffer("offset", torch.zeros(()))
 
     def forward(self, x):
         weight, x = self.change(self, self.weight, x)
@@ -46,6 +48,8 @@ WEIGHTS = {
     "padded": lambda net, w, x: (F.pad(w, (1, 1, 1, 1)), x),
     "almost the same": lambda net, w, x: (w * 1.001, x),
     "another": lambda net, w, x: (torch.ones_like(w), x),
+    "scaled when it has learned": lambda net, w, x: (net.gain * w, x),
+    "shifted when it has learned": lambda net, w, x: (w + net.offset, x),
 }
 INPUTS = {
     "scaled": lambda net, w, x: (w, x * net.scale),
@@ -55,6 +59,8 @@ INPUTS = {
     "rounded": lambda net, w, x: (w, x.round()),
     "signs alone": lambda net, w, x: (w, x.sign()),
     "another": lambda net, w, x: (w, torch.ones_like(x)),
+    "scaled when it has learned": lambda net, w, x: (w, x * net.gain),
+    "shifted when it has learned": lambda net, w, x: (w, x + net.offset),
 }
 NEITHER = {
     "as they are": lambda net, w, x: (w, x),

@@ -147,10 +147,29 @@ def test_in_place_activation_behind_a_linear_layer_on_tokens():
     assert activations(net, (3, 4, 4)).relus == {"1": "2"}
 
 
+class Written(nn.Module):
+    """A nonlinearity that is no module of torch's."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 def test_another_nonlinearity_ends_the_way():
-    for other in (nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Sigmoid(), nn.LeakyReLU(), nn.Tanh()):
+    modules = [getattr(nn, name) for name in nn.modules.activation.__all__]
+    # The last two are sums and quotients, through which the input reaches what is behind.
+    left_out = (nn.ReLU, nn.ReLU6, nn.MultiheadAttention, nn.Softsign, nn.Tanhshrink)
+    given = dict.fromkeys((nn.GLU, nn.Softmin, nn.Softmax, nn.LogSoftmax), (1,))
+    given[nn.Threshold] = (0.0, 0.0)
+    made = [module(*given.get(module, ())) for module in modules if module not in left_out]
+    for other in (*made, Written(lambda x: torch.maximum(x, x.new_zeros(()))), Written(abs)):
         net = nn.Sequential(nn.Conv2d(3, 2, 1), other, nn.MaxPool2d(2), nn.ReLU())
-        assert activations(net, (3, 4, 4)).relus == {}, other
+        found = activations(net, (3, 4, 4))
+        assert found.relus == {}, other
+        assert found.others.keys() == {"0"}, other
 
 
 def test_activation_that_runs_twice_stops_with_its_name():

@@ -9,18 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quantable.base.bits import Bits
 from quantable.base.errors import UserError
 from quantable.config.composition import compose_run
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
 from quantable.quantization.quantize import Quantize
+from quantable.search import hessian
 from quantable.search.hessian import Estimate, bypassed, hawq_loss, hessian_traces, perturbation
-from quantable.search.run import run_search
+from quantable.search.run import Start, run_search
 from quantable.store.record import Scores
 from quantable.store.store import Store
-from quantable.training.build import build
+from quantable.training.build import Built, build, part_of
 
 INPUT_SIZE = (2, 6, 6)
+TRACE = Estimate(1.0, 0.0)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -160,6 +163,33 @@ def test_a_search_keeps_the_standard_error_of_each_loss(tmp_path: Path) -> None:
     assert [item.error.keys() for item in scores.items] == [{"2/2"}] * len(scores.items)
     assert all(item.error["2/2"] > 0 for item in scores.items)
     assert Scores.model_validate_json(scores.model_dump_json()) == scores
+
+
+def test_fewer_bits_are_for_the_output_channels_of_every_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = {"0": 0, "1": 1, "2": 0, "4": 0}  # dimension of the weight that has them
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, 4), nn.ConvTranspose2d(3, 5, 3), nn.ConvTranspose2d(5, 5, 3, groups=5),
+        nn.Flatten(), nn.Linear(5 * 11 * 11, 10),
+    )  # fmt: skip
+    config = compose_run(["data.train_images=8", "search=hawq", "search.rule.batch_size=8"])
+    images = part_of(config, "data.loader")
+    quantize = Quantize(
+        weight=partial(LSQ, batched=False, per_channel=True), act=partial(LSQ, batched=True),
+        inner=[4, 4], ends=None, layers={},
+    )  # fmt: skip
+    quantize.attach(net, images.input_size)
+    seen = []
+    monkeypatch.setattr(hessian, "hawq_loss", lambda members: seen.extend(members) or TRACE)
+    items, low = [(name,) for name in outputs], Bits(2, 2)
+    cpu, built = torch.device("cpu"), Built(images, net, quantize=quantize)
+    start = Start(config, built, quantize, items, low, cpu, tmp_path, lambda *_: None)
+    hessian.HessianTrace(vectors=2, images=8, batch_size=8)(start)
+    for (_, *both), dim in zip(seen, outputs.values(), strict=True):
+        for weight, bits in zip(both, (low.weight, 4), strict=True):
+            for channel in weight.unbind(dim):
+                assert channel.unique().numel() <= 2**bits
 
 
 # Perturbation and the product, by hand; quantizers out of the way.

@@ -110,6 +110,16 @@ def test_a_number_that_json_cannot_hold_is_not_written(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_a_record_of_a_network_whose_answers_are_not_finite_is_no_record(
+    tmp_path: Path, cell: Cell
+) -> None:
+    record = record_of(cell, (8, [(90.0, 89.0)]))
+    record.history[0].test_loss = float("nan")
+    with pytest.raises(UserError, match=rf"record {record.name}: a number of the run is not fini"):
+        Store(tmp_path).add(record)
+    assert not any((tmp_path / "records").iterdir())
+
+
 def test_a_lock_holds_while_its_process_lives_and_is_taken_over_after_a_kill(
     tmp_path: Path,
 ) -> None:

@@ -19,7 +19,14 @@ from quantable.networks.layers import IMAGE, LayerShape, Network
 from quantable.networks.shapes import read_network, shape_key, write_network
 from quantable.networks.trace import trace
 from quantable.store.store import Store
-from quantable.training.build import Built, _keep_shapes, build, try_training_images
+from quantable.training.build import (
+    Built,
+    _keep_shapes,
+    build,
+    check_is_its_state,
+    part_of,
+    try_training_images,
+)
 
 SIZE = (3, 32, 32)
 MODEL = {"name": "resnet8_cifar", "net": {"_target_": "mine.resnet8_cifar", "classes": 3}}
@@ -148,3 +155,49 @@ def test_it_is_said_before_images_are_decoded(
     with pytest.raises(UserError, match=r"recipe\.batch_size=2 or more"):
         build(compose_run(words), Store(tmp_path), "")  # 28x28 pixels: the last maps are 1x1
     assert not list(tmp_path.iterdir())
+
+
+# Networks that are more than their state
+
+
+class Masked(nn.Module):
+    """Multiplies by a random mask, a number that runs along in training, or neither."""
+
+    def __init__(self, classes: int, in_channels: int, kind: str, **_: object) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(in_channels, 4, 3), nn.Linear(4, classes)
+        self.kind, self.seen, self.plain = kind, 1.0, torch.rand(4)
+        self.register_buffer("lost", torch.rand(4), persistent=False)
+        self.register_buffer("kept", torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).mean((2, 3))
+        if self.training:
+            self.seen *= 0.5
+        return self.fc(x * getattr(self, self.kind))
+
+
+@pytest.mark.parametrize("kind", ["seen", "plain", "lost", "kept"])
+def test_a_network_that_no_state_holds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("quantable.networks.cifar.masked", Masked, raising=False)
+    words = ["model.net._target_=quantable.networks.cifar.masked", f"+model.net.kind={kind}"]
+    config = compose_run([*words, "data.train_images=64"])
+    if kind == "kept":
+        build(config, Store(tmp_path), "")
+        return
+    with pytest.raises(UserError, match=r"model\.net: Masked computes with more than its param"):
+        build(config, Store(tmp_path), "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_looking_for_it_leaves_the_network_and_the_random_numbers_alone() -> None:
+    config = compose_run(["model=resnet8_cifar", "recipe.channels_last=false"])
+    net = part_of(config, "model.net")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.random.get_rng_state()
+    check_is_its_state(net, config, (1, 28, 28))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())

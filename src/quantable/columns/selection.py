@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-from quantable.columns.facts import Column, Facts, Value, cost
-from quantable.cost.costs import COSTS, Shapes, Widths
-from quantable.cost.hardware import Hardware
+from quantable.columns.facts import Column, Facts, Value
+from quantable.cost.costs import COSTS
 from quantable.networks.layers import uniform
 from quantable.store.record import Scores
 
@@ -23,12 +22,16 @@ def _searched(number: Callable[[Scores], float]) -> Value:
 def _of_4bit(name: str) -> Value:
     """Make a column's function of the inner layers' cost over that with every width at 4 bit."""
 
-    def share(layers: Shapes, bits: Widths, hw: Hardware) -> float:
-        inner = layers[1:-1]  # the first and the last layer are no subject of a selection
-        model = COSTS[name].of
-        return 100 * model(inner, bits, hw) / model(inner, uniform(inner, 4), hw)
+    def share(facts: Facts) -> float | None:
+        if facts.now is None or facts.bits is None:
+            return None
+        inner = facts.now[1:-1]  # the first and the last layer are no subject of a selection
+        if not inner:
+            return None
+        model, hw = COSTS[name].of, facts.hardware
+        return 100 * model(inner, facts.bits, hw) / model(inner, uniform(inner, 4), hw)
 
-    return cost(share)
+    return share
 
 
 COLUMNS = {

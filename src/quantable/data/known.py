@@ -64,6 +64,15 @@ OF_SET = {
 # Training images of each digit; the sets that are like it have as many of each class.
 MNIST_COUNTS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
 
+# Training images of a complete set, and their mean pixel for each channel, of 1.
+TRAINED_ON = {
+    "cifar10": (50_000, (0.4914, 0.4822, 0.4465)),
+    "cifar100": (50_000, (0.5071, 0.4865, 0.4409)),
+    "fashion_mnist": (60_000, (0.2860,)),
+    "tiny_imagenet": (100_000, (0.4802, 0.4481, 0.3975)),
+}
+MEAN_OFF = 0.02  # of a copy; Kuzushiji-MNIST is 0.09 from Fashion-MNIST, SVHN 0.05 from CIFAR-10
+
 # SHA-256 of the published training labels, one byte each, in the order of the IDX file.
 IDX_LABELS = {"fashion_mnist": "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"}
 
@@ -94,19 +103,39 @@ def in_order(names: Sequence[str]) -> list[str]:
     >>> in_order(["10", "9"]), in_order(["class10", "class9"]), in_order(["b10", "a9", "b9"])
     (['9', '10'], ['class9', 'class10'], ['a9', 'b10', 'b9'])
     """
+    numbers = _numbers_in(names)
+    if numbers is None:
+        return sorted(names)
+    return sorted(names, key=lambda name: (numbers[name], name))
+
+
+def _numbers_in(names: Sequence[str]) -> dict[str, int] | None:
+    """The number in each name, where the names differ in nothing else."""
     found = [match for name in names if (match := re.fullmatch(r"(\D*)(\d+)", name, re.ASCII))]
-    if len(found) == len(names) and len({match[1] for match in found}) == 1:
-        return sorted(names, key=lambda name: (int(re.sub(r"\D", "", name)), name))
-    return sorted(names)
+    if len(found) < len(names) or len({match[1] for match in found}) != 1:
+        return None
+    return {match[0]: int(match[2]) for match in found}
+
+
+def _say_nothing(names: Sequence[str]) -> bool:
+    """Whether the classes are merely counted.
+
+    >>> _say_nothing(["1", "0"]), _say_nothing(["class2", "class1"]), _say_nothing(["n01", "n07"])
+    (True, True, False)
+    """
+    numbers = sorted((_numbers_in(names) or {}).values())
+    return bool(numbers) and numbers == [*range(numbers[0], numbers[0] + len(names))]
 
 
 def class_numbers(
-    set_id: str, title: str, count: int, names: Sequence[str], where: str
+    set_id: str, title: str, count: int, names: Sequence[str], where: str, *, by_name: bool = False
 ) -> list[int]:
     """The label of each class in ``names``, which are in a copy's own order.
 
     Known names have the set's own numbers, however many of them are there. Names that say nothing
     are numbered as they come, so all ``count`` have to be there; names of another set are refused.
+    So are names of no set that is known, where the copy's order is but that of the names
+    (``by_name``): labels that are stored are numbers of their own.
     """
     known = classes_of(OF_SET.get(set_id, ""))
     number = {plain(name): i for i, name in enumerate(known)} if len(known) == count else {}
@@ -121,6 +150,11 @@ def class_numbers(
     if len(names) != count:
         few = "; without all of them they have no numbers" if len(names) < count else ""
         raise UserError(f"{where}: {len(names)} classes, {title} has {count}{few}")
+    if number and by_name and not _say_nothing(names):
+        raise UserError(
+            f"{where}: its classes, such as '{names[0]}', are not those of {title}, such as "
+            f"'{known[0]}': give the folders its names, or numbers in its order"
+        )
     return list(range(count))
 
 
@@ -133,6 +167,26 @@ def whose(names: Sequence[str]) -> str | None:
     mine = {plain(name) for name in names}
     found = (title for title in PUBLIC if mine <= {plain(name) for name in classes_of(title)})
     return next(found, None) if mine else None
+
+
+def check_mean(set_id: str, title: str, images: np.ndarray, n_train: int, where: str) -> None:
+    """Raise where training images (n, h, w, c) of a complete set are too light or dark for it.
+
+    Names of classes and labels do not always tell two sets apart. ``images`` are a random choice of
+    the ``n_train``; so many standard errors are allowed that chance refuses nothing.
+    """
+    complete, published = TRAINED_ON.get(set_id, (0, ()))
+    if n_train != complete:
+        return
+    each = images[:4000].mean((1, 2)) / 255
+    mean = each.mean(0)
+    allowed = MEAN_OFF + 6 * each.std(0) / len(each) ** 0.5
+    if (np.abs(mean - published) > allowed).any():
+        found, expected = (" ".join(f"{x:.3f}" for x in of) for of in (mean, published))
+        raise UserError(
+            f"{where}: the mean pixel of its training images is {found}, that of {title} "
+            f"{expected}: it is another set"
+        )
 
 
 def looks_like(labels: np.ndarray) -> str | None:

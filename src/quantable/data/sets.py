@@ -13,7 +13,14 @@ import numpy as np
 from quantable.base.errors import UserError, unknown
 from quantable.data.archives import Idx
 from quantable.data.folders import ClassFolders
-from quantable.data.known import IDX_LABELS, MNIST_COUNTS, OF_SET, class_numbers, looks_like
+from quantable.data.known import (
+    IDX_LABELS,
+    MNIST_COUNTS,
+    OF_SET,
+    check_mean,
+    class_numbers,
+    looks_like,
+)
 from quantable.data.layouts import (
     Copy,
     Layout,
@@ -24,6 +31,7 @@ from quantable.data.layouts import (
     missing,
     resolve_root,
 )
+from quantable.data.parquet import Parquet
 from quantable.data.rows import Array, Encoded, Pixels
 
 SPLITS = ("train", "val", "test")
@@ -180,7 +188,14 @@ class ImageSet:
     def _numbered(self, layout: Layout, rows: Labelled) -> Array:
         if rows.classes is None:
             return rows.labels
-        numbers = class_numbers(self.id, self.title, self.classes, rows.classes, str(layout.folder))
+        numbers = class_numbers(
+            self.id,
+            self.title,
+            self.classes,
+            rows.classes,
+            str(layout.folder),
+            by_name=not isinstance(layout, Parquet),
+        )
         wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= len(numbers)))
         if wrong.size:
             raise UserError(
@@ -238,6 +253,8 @@ class ImageSet:
         rows = {"train": train, "val": train, "test": test}
         images = {s: rows[s].decode(chosen[s].tolist(), self.input_size) for s in SPLITS}
         labels = {s: rows[s].labels[chosen[s]] for s in SPLITS}
+        folder = str(self.layout().folder)
+        check_mean(self.id, self.title, images["train"], len(train.labels), folder)
         return Arrays(images, labels, fingerprint(images, labels))
 
 

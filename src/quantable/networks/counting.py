@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -175,13 +176,13 @@ def counted_layers(network: nn.Module) -> dict[str, nn.Module]:
     they are multiplied with an activation, the count stops there.
     """
     layers: dict[str, nn.Module] = {}
-    owner: dict[int, str] = {}  # of each weight
+    owner: dict[int, str] = {}  # of the memory of each weight
     for name, module in named(network):
         if isinstance(module, COUNTED):
             layers[name] = module
-            for weight in module._parameters.values():
-                other = owner.setdefault(id(weight), name)
-                if weight is not None and other != name:
+            for weight in module.parameters(recurse=False):
+                memory = id(weight) if is_lazy(weight) else weight.data_ptr()
+                if (other := owner.setdefault(memory, name)) != name:
                     raise NotImplementedError(
                         f"layers '{other}' and '{name}' have one parameter between them, which "
                         "would be counted and quantized twice: give each its own"

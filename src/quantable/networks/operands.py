@@ -3,10 +3,11 @@
 A quantizer stands at a layer's weight, another one at its input. What the layer does to them
 afterwards (weight standardization, a scale, a mean) leads off the grid, whatever its class is
 called. So the network runs once with weights and inputs of a few known values, and these must be
-what is multiplied.
+what is multiplied. Other tensors of the layers are not as they are either: a scale that is 1 in a
+new network is not when it has learned.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,8 @@ from quantable.networks.passes import evaluate, probe
 # Exact in 16 bits; no change of sign, rounding or clipping leads from one of them to another.
 WEIGHTS = (-1.71875, -0.40625, 0.28125, 1.15625)
 INPUTS = (-1.34375, -0.21875, 0.46875, 1.90625)
+SCALE, SHIFT = 1.375, 0.28125  # of a layer's other tensors; neither leads from 0 or 1 to 0 or 1
+Place = tuple[dict[str, Tensor | None], str, Tensor]  # of a tensor in a module
 
 AGAIN = "runs more than once in a forward pass, and its inputs would share one quantizer"
 COMPUTED = "computes its weight from other parameters"
@@ -69,27 +72,35 @@ class _Marks:
         self.names = {layer: name for name, layer in layers.items()}
         self.sizes = {name: cast(Tensor, layer.weight).numel() for name, layer in layers.items()}
         self.weights, self.inputs = weights, inputs
-        self.kept: dict[nn.Module, nn.Parameter] = {}  # true weights of the layers that are running
+        self.kept: dict[nn.Module, list[Place]] = {}  # true tensors of the layers that are running
         self.ran: set[str] = set()
         self.faults: dict[str, list[str]] = {}  # what is wrong -> names of layers
 
     def set(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Exchange the weight and the input of a layer that is about to run."""
-        name, weight = self.names[layer], layer._parameters.get("weight")
+        """Exchange the tensors and the input of a layer that is about to run."""
+        name = self.names[layer]
         if name in self.ran and name in self.inputs:
             self._find(AGAIN, name)
         self.ran.add(name)
-        if weight is not None:
-            self.kept[layer] = weight
-            layer._parameters["weight"] = nn.Parameter(_filled(weight, WEIGHTS))
-        elif name in self.weights:
+        if layer._parameters.get("weight") is None and name in self.weights:
             self._find(COMPUTED, name)
+        self.kept[layer] = [place for module in layer.modules() for place in self._places(module)]
+        for tensors, key, tensor in self.kept[layer]:
+            own = tensors is layer._parameters and key == "weight"
+            new = _filled(tensor, WEIGHTS) if own else SCALE * tensor + SHIFT
+            tensors[key] = nn.Parameter(new) if isinstance(tensor, nn.Parameter) else new
         return _filled(args[0], INPUTS), *args[1:]
 
+    def _places(self, module: nn.Module) -> Iterator[Place]:
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                if tensor is not None and tensor.is_floating_point():
+                    yield cast(dict[str, Tensor | None], tensors), key, tensor
+
     def take_back(self, layer: nn.Module, *_: object) -> None:
-        """Give a layer its true weight again."""
-        if layer in self.kept:
-            layer._parameters["weight"] = self.kept.pop(layer)
+        """Give a layer its true tensors again."""
+        for tensors, key, tensor in self.kept.pop(layer, []):
+            tensors[key] = tensor
 
     def compare(self, product: Product) -> None:
         """Look for the known values in what a layer multiplies."""

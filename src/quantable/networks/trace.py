@@ -29,8 +29,10 @@ SIZED = (*COUNTED, _BatchNorm)  # with a size for every channel, whatever their 
 RELUS = (nn.ReLU, nn.ReLU6)
 # Names of autograd nodes that end the way from a layer to its activation, with or without a module.
 NONLINEAR = (
-    "Clamp", "Elu", "Gelu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "LogSoftmax",
-    "Mish", "Prelu", "Relu", "Sigmoid", "Silu", "Softmax", "Softplus", "Tanh",
+    "Abs", "Celu", "Clamp", "Elu", "Gelu", "Glu", "Hardshrink", "Hardsigmoid", "Hardswish",
+    "Hardtanh", "LeakyRelu", "LogSigmoid", "LogSoftmax", "Maximum", "Minimum", "Mish", "Prelu",
+    "Relu", "Rrelu", "Sigmoid", "Silu", "Softmax", "Softplus", "Softshrink", "Tanh", "Threshold",
+    "Where",
 )  # fmt: skip
 ADDITION = "AddBackward0"  # name of the autograd node of ``x + y``, in place or not
 HIDDEN = "torch::autograd::CopySlices"  # of any change in place to a view, which may be an addition

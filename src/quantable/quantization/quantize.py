@@ -175,16 +175,19 @@ class Quantize(pl.Callback):
         self, net: nn.Module, widths: Mapping[str, Bits]
     ) -> dict[str, Quantizer]:
         """Make the quantizers of all weights that are not float, by layer."""
-        made = {}
-        for name, width in widths.items():
-            if width.weight != FLOAT_BITS:
-                layer = net.get_submodule(name)
-                factory = self.factory_of_weight(layer)
-                quantizer = factory(bits=width.weight, signed=True, channels=_channels(layer)[0])
-                if quantizer.per_channel:
-                    quantizer.channel_dim = _output_dim(name, layer)
-                made[name] = quantizer.to(cast(Tensor, layer.weight).device)
-        return made
+        return {
+            name: self.weight_quantizer(name, net.get_submodule(name), width.weight)
+            for name, width in widths.items()
+            if width.weight != FLOAT_BITS
+        }
+
+    def weight_quantizer(self, name: str, layer: nn.Module, bits: int) -> Quantizer:
+        """Make a quantizer of the weight of ``layer``, which goes by ``name``."""
+        factory = self.factory_of_weight(layer)
+        quantizer = factory(bits=bits, signed=True, channels=_channels(layer)[0])
+        if quantizer.per_channel:
+            quantizer.channel_dim = _output_dim(name, layer)
+        return quantizer.to(raw_weight(layer).device)
 
     def _add_input_quantizer(self, name: str, layer: nn.Module, bits: int, *, signed: bool) -> None:
         """Put a quantizer in front of ``layer``."""

@@ -71,8 +71,8 @@ class HessianTrace:
         with torch.no_grad():
             both = {}
             for name, (weight, high) in members.items():
-                low = quantize.weight(bits=start.low.weight, signed=True, channels=weight.shape[0])
-                both[name] = (low.to(weight.device).eval()(weight), high.eval()(weight))
+                low = quantize.weight_quantizer(name, net.get_submodule(name), start.low.weight)
+                both[name] = (low.eval()(weight), high.eval()(weight))
         net.train(training)
         found = [hawq_loss([(traces[name], *both[name]) for name in item]) for item in start.items]
         return Found(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from quantable.base import lock
+from quantable.base.errors import UserError
 from quantable.base.files import write_json
 from quantable.store.record import Head, Record, cell_name, distance, read_head, read_record
 
@@ -88,9 +89,18 @@ class Store:
         return self.folder / "bits" / f"{name}.json"
 
     def add(self, record: Record) -> Path:
-        """Write a finished record once, and drop the checkpoint that led to it."""
+        """Write a finished record once, and drop the checkpoint that led to it.
+
+        Raises UserError where a number is NaN or infinite: the network's answers were not finite.
+        """
         path = self.folder / "records" / f"{record.name}.json"
-        write_json(path, record.model_dump(mode="json"))
+        try:
+            write_json(path, record.model_dump(mode="json"))
+        except ValueError as error:
+            raise UserError(
+                f"record {record.name}: a number of the run is not finite, such as the loss on "
+                "test images: its weights are of no use; lower recipe.optimizer.lr or use more bits"
+            ) from error
         shutil.rmtree(self.cell(record.name), ignore_errors=True)
         return path
 

@@ -6,6 +6,7 @@ Only here, in ``run`` and in searches are configs unpacked; all else gets plain 
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 from torch.func import functional_call
 
@@ -27,6 +29,7 @@ from quantable.data.images import Images, Share, TrainBatches
 from quantable.networks.channels_last import to_channels_last
 from quantable.networks.counting import count
 from quantable.networks.layers import LayerShape
+from quantable.networks.passes import evaluate, probe
 from quantable.networks.shapes import PACKAGED, read_network, shape_key, write_network
 from quantable.networks.trace import trace
 from quantable.quantization.quantize import Quantize
@@ -70,6 +73,7 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
         to_channels_last(net)
     found = count(net, built.input_size)
     built.shapes, built.activation_macs = found.layers, found.activation_macs
+    check_is_its_state(net, config, built.input_size)
     try_training_images(net, config, images.train_size)
     if config["search"] is None:
         images.load()  # before anything is written
@@ -88,6 +92,32 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
         if start is not None:
             load_quantizers(built.quantize, start)
     return built
+
+
+def check_is_its_state(
+    net: nn.Module, config: Mapping[str, Any], size: tuple[int, int, int]
+) -> None:
+    """Refuse a network that computes with what its state, all that is kept of it, does not hold.
+
+    Another one is made, runs in training, and takes over the state of ``net``, as when a run is
+    read back: it must answer alike for images (c, h, w). ``net`` and random numbers stay as they
+    are.
+    """
+    with isolate_rng(include_cuda=False):
+        other: nn.Module = make(config["model"]["net"])
+        if config["recipe"]["channels_last"]:
+            to_channels_last(other)
+        with torch.no_grad(), suppress(Exception):  # what is not trained need not be able to
+            other.train()(probe(net, size, batch=2))
+        other.load_state_dict(net.state_dict())
+        with torch.no_grad():
+            mine, others = (evaluate(one, probe(net, size, batch=1)) for one in (net, other))
+    if not torch.allclose(mine, others, rtol=0, atol=0, equal_nan=True):
+        raise UserError(
+            f"model.net: {type(net).__name__} computes with more than its parameters and "
+            "persistent buffers, so that no run of it can be read back or taken up again: register "
+            "tensors that are random, and numbers that change in training, as buffers"
+        )
 
 
 def try_training_images(net: nn.Module, config: Mapping[str, Any], size: tuple[int, ...]) -> None:
