@@ -14,6 +14,7 @@ is the report of a table; the words mean what they mean on the command line of
 | ``main: <table> [<options>]`` | its rows alone |
 | ``picture: <table> <figure> [<options>]`` | a figure of ``format=figures``; docs/pictures has it |
 | ``coverage: <table> ...`` | for each table how many published numbers are measured, and match |
+| ``claims: <table> ... [<options>]`` | the tables' claims beside each other |
 | ``index:`` | the same for every table, by paper |
 | ``papers:`` | a line for each paper |
 
@@ -32,7 +33,14 @@ from tempfile import TemporaryDirectory
 from quantable.base.errors import UserError, unknown
 from quantable.base.places import ROOT
 from quantable.cli import EVIDENCE, entry, parse
-from quantable.report.index import Listed, coverage_table, index_text, listed, papers_table
+from quantable.report.index import (
+    Listed,
+    claims_table,
+    coverage_table,
+    index_text,
+    listed,
+    papers_table,
+)
 from quantable.report.render import main_table, markdown
 from quantable.report.reporter import Reporter
 from quantable.report.schema import Report
@@ -40,7 +48,7 @@ from quantable.store.store import Store
 from quantable.tables.schema import load_table, table_names
 
 OPTIONS = ("budget", "rows", "seed")
-KINDS = ("results", "main", "picture", "coverage", "index", "papers")
+KINDS = ("results", "main", "picture", "coverage", "claims", "index", "papers")
 RESULTS, PICTURES = Path("docs/results"), Path("docs/pictures")
 INDEX = RESULTS / "index.md"
 END = "<!-- end -->"
@@ -77,6 +85,7 @@ def renderers(page: Path, drawn: dict[Path, str]) -> dict[str, Callable[[str], s
         "main": lambda words: main_table(_report(words)),
         "picture": partial(picture, page=page, drawn=drawn),
         "coverage": lambda words: coverage_table([_listed(name, page) for name in words.split()]),
+        "claims": _claims,
         "index": lambda _: index_text(_every(page)),
         "papers": lambda _: papers_table(_every(page), _link(page, INDEX)),
     }
@@ -95,6 +104,12 @@ def _reporter(words: str) -> Reporter:
 @cache
 def _report(words: str) -> Report:
     return _reporter(words).report()
+
+
+def _claims(words: str) -> str:
+    options = [word for word in words.split() if "=" in word]
+    tables = [word for word in words.split() if "=" not in word]
+    return claims_table([_report(" ".join([table, *options])) for table in tables])
 
 
 def _every(page: Path) -> list[Listed]:

@@ -18,7 +18,7 @@ from quantable.config.schema import Looks
 from quantable.report.draw_page import charts
 from quantable.report.html.data import MOST_EPOCHS
 from quantable.report.html.pages import write_html
-from quantable.report.index import coverage, listed, paper
+from quantable.report.index import claims_table, coverage, listed, paper
 from quantable.report.reporter import Reporter
 from quantable.report.shapes import Axis, Grid, Group, Level, Panel, Plot, Point, Series
 from quantable.report.svg import LETTER, SMALL_LETTER
@@ -296,6 +296,23 @@ def test_the_index_filters_by_what_the_rows_are(tmp_path: Path) -> None:
     line = listed(about, about.report(), "hand.html")
     assert (line.methods, line.networks) == (("float", "AD"), ("resnet8_cifar",))
     assert line.data == ("Fashion-MNIST mini",)
+
+
+def test_claims_of_several_tables_are_one_table(tmp_path: Path) -> None:
+    drop = claim(kind="drop", rows=["ad_1"], reference="bits16", holds={"full": {"max": 1.0}})
+    both = reporter(
+        tmp_path, hand_table(claims={"drop": drop, "too": claim(rows=["ad"], report_only="no")})
+    )
+    for seed, own in enumerate([91.5, 91.0, 91.4]):
+        keep(both, "float", seed, (32, [(91.0, 92.0)]))
+        keep(both, "ad", seed, (16, [(91.0, 92.0)]), (8, [(91.0, own)]))
+    other = reporter(tmp_path / "empty", hand_table(id="other", claims={"drop": drop}))
+    head, _, *lines = claims_table([both.report(), other.report()]).splitlines()
+    assert head.endswith("| hand, budget paper | other, budget paper |")
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    assert [line[0] for line in cells] == ["drop", "too"]
+    assert cells[0][2:] == ["0.70 ± 0.26 (n=3) pp: holds", "not judged (not run)"]
+    assert cells[1][3] == "–"
 
 
 def test_coverage_counts_published_measured_and_matched(tmp_path: Path) -> None:

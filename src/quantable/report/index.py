@@ -8,7 +8,7 @@ from typing import Any
 
 from quantable.base.places import ROOT
 from quantable.report.escape import markdown_text
-from quantable.report.render import markdown_table
+from quantable.report.render import claim_cell, markdown_table
 from quantable.report.reporter import Reporter
 from quantable.report.schema import MeasuredOut, Report
 from quantable.store.bits_file import network_name
@@ -200,6 +200,22 @@ def coverage_table(lines: Sequence[Listed]) -> str:
         claims = ", ".join(f"{count} {word}" for word, count in said.items() if count)
         body.append([line.id, line.title, line.budget, *map(str, counts), claims or "–"])
     return _linked(markdown_table(head, body), {line.id: line.href for line in lines})
+
+
+def claims_table(reports: Sequence[Report]) -> str:
+    """Return a Markdown table of claims by reports: measured, verdict and seeds of each.
+
+    Claims of one name are one line, whose words are those of the first report that has it.
+    """
+    said = {line.claim: line for report in reversed(reports) for line in report.claims}
+    names = _unique(line.claim for report in reports for line in report.claims)
+    head = ["claim", "what the paper says", *(f"{r.table}, budget {r.budget}" for r in reports)]
+    body = []
+    for name in names:
+        own = [next((c for c in r.claims if c.claim == name), None) for r in reports]
+        cells = ["–" if line is None else claim_cell(line) for line in own]
+        body.append([name, said[name].text, *cells])
+    return markdown_table(head, body)
 
 
 def _linked(text: str, hrefs: Mapping[str, str]) -> str:

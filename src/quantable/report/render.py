@@ -151,17 +151,32 @@ def _claimed(claim: ClaimLine) -> str:
     return "–" if claim.claimed is None else f"{claim.claimed:g} {_unit(claim)}".strip()
 
 
+def _of_claim(claim: ClaimLine) -> str:
+    text = measured_text(claim.measured, COLUMNS[claim.column].decimals)
+    return f"{text} {_unit(claim)}".strip() if claim.measured else text
+
+
+def _verdict(claim: ClaimLine) -> str:
+    return f"{claim.verdict} ({claim.reason})" if claim.reason else claim.verdict
+
+
+def claim_cell(claim: ClaimLine) -> str:
+    """A claim's number, its seeds and its verdict, as text of one cell."""
+    return f"{_of_claim(claim)}: {_verdict(claim)}" if claim.measured else _verdict(claim)
+
+
 def claim_lines(report: Report) -> tuple[list[str], list[list[str]]]:
     """Head and body of the table of claims, as text."""
     head = ["claim", "what the paper says", "claimed", "measured"]
     head += ["seeds, data, budget", "holds when", "verdict"]
     body = []
     for claim in report.claims:
-        text = measured_text(claim.measured, COLUMNS[claim.column].decimals)
-        measured = f"{text} {_unit(claim)}".strip() if claim.measured else text
-        verdict = f"{claim.verdict} ({claim.reason})" if claim.reason else claim.verdict
-        said = [claim.claim, claim.text, _claimed(claim)]
-        body.append([*said, measured, origin(claim.measured), claim.bound or "–", verdict])
+        body.append(
+            [
+                *(claim.claim, claim.text, _claimed(claim), _of_claim(claim)),
+                *(origin(claim.measured), claim.bound or "–", _verdict(claim)),
+            ]
+        )
     return head, body
 
 
