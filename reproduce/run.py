@@ -18,7 +18,7 @@ Reproduce a paper's table: train or compute what misses, then show it beside the
 
 Words:
   +table=<id>[,<id>]   tables to work on; patterns such as ad_* too
-  action=run|plan|status|watch|submit|collect|cancel    (plan and status train nothing)
+  action=run|plan|hours|status|watch|submit|collect|cancel    (plan, hours and status train nothing)
   executor=inline|pool|slurm   here, side by side here, or on a cluster (docs/clusters.md)
   rows=<row>[,<row>]   only these rows          seed=<n>[,<n>]       these seeds
   budget=paper|gpu|cpu|smoke                    format=terminal|markdown|csv|json|figures

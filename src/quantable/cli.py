@@ -93,6 +93,19 @@ def plan(words: Words) -> int:
     return 0
 
 
+def hours(words: Words) -> int:
+    """Say how long the cells take that are not done; nothing is trained but a few timed steps."""
+    from quantable.executor.board import Board
+    from quantable.executor.expected import hours as said
+
+    board = Board(Store(words.store))
+    for work in work_of(words):
+        left = [cell for cell in work.cells if board.line(cell).word != "done"]
+        print(f"{work.table.id}: {len(left)} of {len(work.cells)} cells are not done")
+        print(said(left, work.asked))
+    return 0
+
+
 def run(words: Words, tables: Sequence[Table] | None = None) -> int:
     """Train what misses, waiting for cells that another runner holds, and report."""
     store = Store(words.store)
@@ -273,6 +286,7 @@ def wandb_replay(words: Words) -> int:
 DO: Mapping[str, Callable[[Words], int]] = {
     "run": run,
     "plan": plan,
+    "hours": hours,
     "submit": submit,
     "status": status,
     "watch": watch,

@@ -14,18 +14,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from quantable.base.tick import Tick
+from quantable.base.tick import Tick, duration
 from quantable.config.composition import compose_run
 from quantable.executor import inline, pool, progress, work
 from quantable.executor.board import Work
-from quantable.executor.expected import expected
+from quantable.executor.expected import expected, hours, steps_of
 from quantable.executor.inline import run_inline
 from quantable.executor.progress import Lines, Progress
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell
 from quantable.tables.schema import load_table
 from quantable.training import evaluation
-from quantable.training.timing import timed_step
+from quantable.training.timing import Step, timed_step
 
 TABLE = load_table("ad_quickstart")
 # Two epochs of two batches.
@@ -209,6 +209,23 @@ def test_timing_a_step_leaves_no_trace(words: list[str], epochs: int) -> None:
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.random.get_state()[1].tolist() == states[1]
     assert random.getstate() == states[2]
+
+
+def test_hours_are_steps_times_their_time_and_macs_of_a_hand_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = Step(seconds=2.0, epochs=3, small_share=0.25)  # phases: 3 epochs, then what is left of 5
+    monkeypatch.setattr("quantable.training.timing.timed_step", lambda config: step)
+    work = work_of("recipe.epochs=5")
+    cells, shapes = work.cells, work.asked.shapes(work.cells[0].config)
+    said = hours(cells, work.asked).splitlines()
+    steps = steps_of(cells[0])
+    seconds = 2.0 * steps * (3 * 0.75 + 2)
+    assert f"1 x about {duration(seconds)} (2 s a step, {steps} steps x 5 epochs)" in said[0]
+    assert shapes is not None
+    images = 5 * steps * cells[0].config["recipe"]["batch_size"]
+    macs = 3 * sum(shape.macs for shape in shapes) * images
+    assert f"{macs:.2g} MACs, {macs / 5e12 / 3600:.2g} GPU-hours" in said[-1]
 
 
 @pytest.mark.slow

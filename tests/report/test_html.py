@@ -299,7 +299,8 @@ def test_the_index_filters_by_what_the_rows_are(tmp_path: Path) -> None:
 
 
 def test_claims_of_several_tables_are_one_table(tmp_path: Path) -> None:
-    drop = claim(kind="drop", rows=["ad_1"], reference="bits16", holds={"full": {"max": 1.0}})
+    drop = claim(kind="drop", rows=["ad_1"], reference="bits16", unit="pp")
+    drop["holds"] = {"full": {"max": 1.0}}
     both = reporter(
         tmp_path, hand_table(claims={"drop": drop, "too": claim(rows=["ad"], report_only="no")})
     )

@@ -26,17 +26,25 @@ ENOUGH_SECONDS = 20.0  # no further step begins after these
 
 @dataclass(frozen=True)
 class Step:
-    """A measured training step, and how many a run has: ``epochs`` of its first phase."""
+    """A measured training step, and ``epochs`` of the run's first phase.
+
+    ``small_share``: what small images save of that phase, whose time is taken to go with pixels.
+    """
 
     seconds: float
     epochs: int
+    small_share: float
+
+    def phase_seconds(self, steps: int) -> float:
+        """The first phase, of so many ``steps`` an epoch; evaluations not counted."""
+        return self.seconds * steps * self.epochs * (1 - self.small_share)
 
 
 def timed_step(config: Mapping[str, Any]) -> Step:
     """Time the training step of a run: forward, backward and optimizer, at its batch size.
 
-    Its network has random weights, its images are noise, and it is not compiled. The penalties and
-    hooks of a method are those of its first phase.
+    Its network has random weights, its images are noise of full size, and it is not compiled. The
+    penalties and hooks of a method are those of its first phase.
     """
     with isolate_rng(include_cuda=False), _threads(config["trainer"]["threads"]):
         trainer, watch = trainer_of(config), _Stopwatch()
@@ -47,9 +55,14 @@ def timed_step(config: Mapping[str, Any]) -> Step:
         if config["teacher"] is not None:
             module.teach(part_of(config, "model.net").eval().requires_grad_(False))
         trainer.callbacks += [*([quantize] if quantize else []), watch]  # type: ignore[attr-defined]
+        small, module.small_images = module.small_images, None
         with suppress(_EnoughError):
             fit(trainer, module, _noise(config, images.train_size, trainer.strategy.root_device))
-        return Step(min(watch.seconds[1:] or watch.seconds), module.phase_epochs)
+        saved = 0.0
+        if small is not None:
+            _, h, w = config["data"]["input_size"]
+            saved = small["share"] * (1 - small["pixels"] ** 2 / (h * w))
+        return Step(min(watch.seconds[1:] or watch.seconds), module.phase_epochs, saved)
 
 
 def _network(config: Mapping[str, Any], size: tuple[int, ...]) -> tuple[nn.Module, Quantize | None]:
