@@ -94,8 +94,11 @@ class OfOneSize(nn.Module):
         return self.fc(self.norm(self.drop(x.flatten(1))))
 
 
-def config_of(*, epochs: int, batch_size: int, quantized: bool = False) -> dict[str, Any]:
-    recipe = {"epochs": epochs, "batch_size": batch_size}
+def config_of(
+    *, epochs: int, batch_size: int, quantized: bool = False, pixels: int | None = None
+) -> dict[str, Any]:
+    small = {} if pixels is None else {"small_images": {"pixels": pixels, "share": 0.5}}
+    recipe = {"epochs": epochs, "batch_size": batch_size} | small
     return {"recipe": recipe, "quantizer": {"callback": {} if quantized else None}}
 
 
@@ -106,6 +109,12 @@ def config_of(*, epochs: int, batch_size: int, quantized: bool = False) -> dict[
             (1, 9, 9),
             config_of(epochs=1, batch_size=4),
             "training fails with batches of 2 of images [1, 9, 9]: Input height (9) doesn't match "
+            "model (8); choose a network for images of this size",
+        ),
+        (
+            (1, 8, 8),
+            config_of(epochs=1, batch_size=4, pixels=6),
+            "training fails with batches of 2 of images [1, 6, 6]: Input height (6) doesn't match "
             "model (8); choose a network for images of this size",
         ),
         (

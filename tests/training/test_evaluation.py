@@ -89,12 +89,6 @@ def test_early_images_are_small_up_to_their_share_of_the_first_phase(
     assert seen == [pixels for epoch in two for pixels in epoch]
 
 
-def test_small_images_that_a_network_does_not_take_are_refused_at_once(tmp_path: Path) -> None:
-    words = ["model=vgg19_cifar", "model.net.width=0.125", "data.train_images=32", "quantizer=none"]
-    with pytest.raises(UserError, match=r"model.net: training fails .* images \[1, 1, 1\]"):
-        run(tmp_path, *words, "+recipe.small_images={pixels: 1, share: 0.5}")
-
-
 def network() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(), nn.Flatten(), nn.Linear(4, 2)
