@@ -1,5 +1,6 @@
 """Sizes, budgets and the three phases of learned bits."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -125,6 +126,13 @@ def test_sizes_of_one_step_per_tensor_are_the_cost_models(accounting: str) -> No
     parts = memory_bytes(ours.shapes, ours.bits, batch_norm_channels=0, accounting=accounting)
     assert sizes.weight.item() == pytest.approx(parts["weights"] / 1000, rel=1e-6)
     assert sizes.act.item() == pytest.approx(parts["activations"] / 1000, rel=1e-6)
+
+
+def test_a_single_layer_has_sizes_too() -> None:
+    ours = method(inner=[4, 4])
+    ours.attach(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(SIZE), 3)), SIZE)
+    ours.updating = True
+    assert torch.isfinite(ours.penalty(1.0))
 
 
 def test_sizes_of_slices_count_each_channel_at_its_own_bits() -> None:

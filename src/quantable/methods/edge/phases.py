@@ -179,7 +179,8 @@ class LearnedBits(Quantize):
             batch_norm_channels=0,
             accounting=self.accounting,
         )
-        return Sizes(parts["weights"] / 1000, parts["activations"] / 1000)
+        # of one layer alone no activation is quantized, and their size is no tensor
+        return Sizes(*(torch.as_tensor(parts[of]) / 1000 for of in ("weights", "activations")))
 
     def penalty(self, progress: float) -> Tensor:
         """Of the sizes, in a step that updates the quantizers; nothing else depends on it."""
