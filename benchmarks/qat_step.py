@@ -105,9 +105,7 @@ def picked(name: str, args: argparse.Namespace) -> bool:
     return not args.only or name == BASE or any(word in name for word in args.only)
 
 
-def quantized_network(
-    float_network: Callable[[], nn.Module], method: type[Quantizer]
-) -> nn.Module:
+def quantized_network(float_network: Callable[[], nn.Module], method: type[Quantizer]) -> nn.Module:
     """The float network with 4-bit weights and activations, first and last layer included."""
     net = float_network()
     callback = Quantize(

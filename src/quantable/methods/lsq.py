@@ -164,13 +164,17 @@ class _LSQEager(torch.autograd.Function):
         grad_v, grad_step = torch.empty_like(v), torch.zeros_like(step)
         for grad_v_, grad_, v_, step_, grad_step_ in pieces(grad_v, grad, v, step, grad_step):
             grad_, v_ = widened(grad_), widened(v_)
+            inside = workplace(grad_v_, v_, v_)
             v_hat_ = v_ / step_
             # grad where -Q_N < v / s < Q_P, else 0 (Sec. 2.3)
-            inside = torch.ops.aten.hardtanh_backward(grad_, v_hat_, q_min, q_max)
+            torch.ops.aten.hardtanh_backward.grad_input(
+                grad_, v_hat_, q_min, q_max, grad_input=inside
+            )
             _to_levels(v_hat_, step_, q_min, q_max)
-            # s times Eq. 3: v_hat - v inside and v_hat outside
+            # s times Eq. 3: v_hat - v inside and v_hat outside, as the gradient is 0 there
             grad_step_ += _sum_product(grad_, v_hat_, step_) - _sum_product(inside, v_, step_)
-            grad_v_.copy_(inside)
+            if inside is not grad_v_:
+                grad_v_.copy_(inside)
         return grad_v, grad_step.div_(step).mul_(ctx.grad_scale), None, None, None, None
 
 
