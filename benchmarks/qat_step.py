@@ -1,4 +1,4 @@
-"""Time one training step (forward, loss, backward, SGD) of ResNet18-CIFAR, float and quantized.
+"""Time one training step (forward, loss, backward, SGD) of a CIFAR network, float and quantized.
 
 All variants run in one process, their steps interleaved, so that a busy machine slows all alike.
 The table shows medians and their ratios to the eager float step. ``--compiled`` adds the compiled
@@ -6,6 +6,7 @@ variants (minutes of compilation before the first number); Brevitas joins where 
 (``pip install -e .[bench]``).
 
     python benchmarks/qat_step.py --threads 2 --repeats 9 --compiled
+    python benchmarks/qat_step.py --threads 1 --bf16 --channels-last --width 0.25
 """
 
 import argparse
@@ -24,7 +25,8 @@ from quantable.base.freed_memory import keep_freed_memory
 from quantable.methods.activation_density import DensityMeter
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
-from quantable.networks.cifar import resnet18_cifar
+from quantable.networks import cifar
+from quantable.networks.channels_last import to_channels_last
 from quantable.quantization.quantize import Quantize
 from quantable.quantization.quantizer import Quantizer
 
@@ -32,6 +34,11 @@ BASE = "float, eager"
 INPUT_SIZE = (3, 32, 32)
 CLASSES = 10
 WARM_UP = 3  # steps: the first ones set learned steps, fill caches and compile
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": partial(cifar.resnet18_cifar, shortcuts="plain"),
+    "resnet20": partial(cifar.resnet20_cifar, shortcuts="plain"),
+    "vgg19": cifar.vgg19_cifar,
+}
 
 Step = Callable[[], None]
 
@@ -44,8 +51,12 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.randn(args.batch, *INPUT_SIZE, device=args.device)  # (n, c, h, w)
     y = torch.randint(CLASSES, (args.batch,), device=args.device)
-    chosen = {name: make for name, make in variants(args.compiled).items() if picked(name, args)}
-    steps = {name: training_step(make(), x, y, args.channels_last) for name, make in chosen.items()}
+    float_network = partial(
+        NETWORKS[args.network], classes=CLASSES, in_channels=INPUT_SIZE[0], width=args.width
+    )
+    every = variants(float_network, args.compiled)
+    chosen = {name: make for name, make in every.items() if picked(name, args)}
+    steps = {name: training_step(make(), x, y, args) for name, make in chosen.items()}
     sync = torch.cuda.synchronize if args.device == "cuda" else lambda: None
     print(describe(args))
     report(interleaved(steps, args.repeats, sync))
@@ -54,27 +65,34 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("--network", choices=NETWORKS, default="resnet18")
+    parser.add_argument("--width", type=float, default=1.0, help="multiplies all channels")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each variant")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compiled", action="store_true", help="time compiled variants too")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--bf16", action="store_true", help="as with precision=bf16-mixed")
     parser.add_argument("--only", nargs="*", help="words of variants' names, beside the base")
     return parser.parse_args()
 
 
-def variants(compiled: bool) -> dict[str, Callable[[], nn.Module]]:
+def variants(
+    float_network: Callable[[], nn.Module], compiled: bool
+) -> dict[str, Callable[[], nn.Module]]:
     """Each variant's name and what builds its network."""
+    min_max = partial(quantized_network, float_network, MinMax)
     eager: dict[str, Callable[[], nn.Module]] = {
         "float": float_network,
-        "LSQ W4A4": partial(quantized_network, LSQ),
-        "min-max W4A4": partial(quantized_network, MinMax),
-        "min-max W4A4 + density": lambda: with_density(quantized_network(MinMax)),
+        "float + density": lambda: with_density(float_network()),
+        "LSQ W4A4": partial(quantized_network, float_network, LSQ),
+        "min-max W4A4": min_max,
+        "min-max W4A4 + density": lambda: with_density(min_max()),
     }
     found = {f"{name}, eager": make for name, make in eager.items()}
     if find_spec("brevitas"):
-        found["Brevitas W4A4, eager"] = brevitas_network
+        found["Brevitas W4A4, eager"] = partial(brevitas_network, float_network)
     else:
         print("Brevitas is not installed and not timed: pip install -e .[bench]")
     if compiled:
@@ -87,12 +105,7 @@ def picked(name: str, args: argparse.Namespace) -> bool:
     return not args.only or name == BASE or any(word in name for word in args.only)
 
 
-def float_network() -> nn.Module:
-    """ResNet18 for CIFAR: 3x3 stem, plain 1x1 shortcuts."""
-    return resnet18_cifar(classes=CLASSES, in_channels=3, width=1.0, shortcuts="plain")
-
-
-def quantized_network(method: type[Quantizer]) -> nn.Module:
+def quantized_network(float_network: Callable[[], nn.Module], method: type[Quantizer]) -> nn.Module:
     """The float network with 4-bit weights and activations, first and last layer included."""
     net = float_network()
     callback = Quantize(
@@ -120,7 +133,7 @@ def compiled_network(make: Callable[[], nn.Module]) -> nn.Module:
     return net
 
 
-def brevitas_network() -> nn.Module:
+def brevitas_network(float_network: Callable[[], nn.Module]) -> nn.Module:
     """The float network with Brevitas' 4-bit layers, scales learned or measured by its defaults."""
     from brevitas import nn as qnn
     from brevitas.quant import Int8ActPerTensorFloat, Uint8ActPerTensorFloat
@@ -147,16 +160,20 @@ def brevitas_network() -> nn.Module:
     return net
 
 
-def training_step(net: nn.Module, x: Tensor, y: Tensor, channels_last: bool) -> Step:
+def training_step(net: nn.Module, x: Tensor, y: Tensor, args: argparse.Namespace) -> Step:
     """One step of SGD with momentum on a fixed batch."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    net.to(x.device).to(memory_format=layout)  # type: ignore[call-overload]
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    net.to(x.device)
+    if args.channels_last:
+        to_channels_last(net)  # as every run does
     x = x.contiguous(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            loss = F.cross_entropy(net(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -185,9 +202,11 @@ def describe(args: argparse.Namespace) -> str:
     """What was timed, and on what."""
     device = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor()
     layout = "channels last" if args.channels_last else "channels first"
+    precision = "bf16-mixed" if args.bf16 else "float32"
     return (
-        f"ResNet18-CIFAR, batch {args.batch}, {args.device} ({device or platform.machine()}), "
-        f"{args.threads} threads, {layout}, torch {torch.__version__}, {args.repeats} steps each"
+        f"{args.network}, width {args.width}, batch {args.batch}, {precision}, {layout}, "
+        f"{args.device} ({device or platform.machine()}), {args.threads} threads, "
+        f"torch {torch.__version__}, {args.repeats} steps each"
     )
 
 

@@ -152,6 +152,18 @@ def test_counts_are_exact_in_every_precision(relu: nn.Module, dtype: torch.dtype
     assert meter.elements.item() == 2 * x.numel()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_zeros_of_both_signs_and_the_least_numbers_are_told_apart(dtype: torch.dtype) -> None:
+    identity = nn.Identity()
+    meter, channels = DensityMeter(identity), ChannelMeter(identity)
+    least = torch.finfo(dtype).smallest_normal
+    row = torch.tensor([0.0, -0.0, least, 1.0, torch.inf], dtype=dtype)
+    identity(row.repeat(40_000, 1))  # more than 16 bits count
+    assert meter.nonzero.item() == 3 * 40_000
+    assert channels.nonzero.tolist() == [0, 0, 40_000, 40_000, 40_000]
+    assert meter.miscounted == channels.miscounted == 0
+
+
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch.compile itself does
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # so here
 def test_a_compiled_network_counts_in_one_graph() -> None:

@@ -197,9 +197,35 @@ def test_arithmetic_is_float32_under_autocast(make, dtype) -> None:
     x = values(signed=True)
     quantizer = make(8, per_channel=False, signed=True)
     in_float32 = deepcopy(quantizer)(x.to(dtype).float())
+    wide = deepcopy(quantizer)(x)
     with torch.autocast("cpu", dtype=dtype):
-        assert torch.equal(quantizer(x.to(dtype)), in_float32.to(dtype))
-        assert quantizer(x).dtype == torch.float32
+        assert torch.equal(deepcopy(quantizer)(x.to(dtype)), in_float32.to(dtype))
+        # Rounded once, as autocast would in front of the layer.
+        assert torch.equal(deepcopy(quantizer)(x), wide.to(dtype))
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_gradients_of_16_bit_tensors_are_those_of_float32(make, bits, per_channel, signed) -> None:
+    """The same numbers in float32, and a cast at both ends, say what they are."""
+    x = values(signed=signed).bfloat16()
+    upstream = torch.arange(x.numel()).cos().reshape(x.shape).bfloat16()
+    results = []
+    for narrow in (True, False):
+        quantizer = make(bits, per_channel=per_channel, signed=signed)
+        for _ in range(2):  # the second batch meets a step or range that is set
+            given = x.clone().requires_grad_()
+            out = quantizer(given) if narrow else quantizer(given.float()).bfloat16()
+            quantizer.zero_grad()
+            out.backward(upstream)
+        results.append((out, given.grad, [p.grad for p in quantizer.parameters()]))
+    (out, grad, learned), (wide_out, wide_grad, wide_learned) = results
+    assert out.dtype == grad.dtype == torch.bfloat16
+    assert torch.equal(out, wide_out)
+    assert torch.equal(grad, wide_grad)
+    for ours, theirs in zip(learned, wide_learned, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_layout_is_kept(make) -> None:

@@ -314,20 +314,20 @@ def test_set_bits_names_mistakes() -> None:
 
 @pytest.mark.parametrize("method", [LSQ, MinMax])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_operands_are_quantized_in_float32_under_autocast(method, dtype) -> None:
+def test_layers_read_under_autocast_what_float32_gives_them_rounded_once(method, dtype) -> None:
     net = Net()
     build(method, inner=[8, 8], ends=None).attach(net, INPUT_SIZE)
-    seen: list[Tensor] = []
-    quantizer = net.conv2.act_quantizer
-    fake_quantize = quantizer.fake_quantize
-    quantizer.fake_quantize = lambda x: (seen.append(x), fake_quantize(x))[1]
+    read: list[Tensor] = []
+    given: list[Tensor] = []
+    before = deepcopy(net.conv2.act_quantizer)
+    net.conv2.act_quantizer.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    net.conv2.register_forward_pre_hook(lambda _, args: read.append(args[0]))
     with torch.autocast("cpu", dtype=dtype):
         out = net(images())
         weight = net.conv1.weight
-    assert out.dtype == dtype
-    assert [x.dtype for x in seen] == [torch.float32]
-    assert weight.dtype == torch.float32
-    assert torch.equal(weight, net.conv1.weight)
+    assert out.dtype == given[0].dtype == dtype
+    assert torch.equal(read[0], before(given[0].float()).to(dtype))
+    assert torch.equal(weight, net.conv1.weight.to(dtype))
     out.sum().backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())
 

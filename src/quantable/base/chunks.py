@@ -35,6 +35,22 @@ def pieces(first: Tensor, *others: Tensor | float) -> list[tuple[Any, ...]]:
     ]
 
 
+def widened(piece: Tensor) -> Tensor:
+    """A piece in at least float32, itself where it is that: nothing here computes in 16 bits."""
+    return piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
+
+
+def workplace(out: Tensor, given: Tensor, wide: Tensor) -> Tensor:
+    """Where to compute what ends in ``out`` from ``wide``, which is ``given`` widened.
+
+    ``out`` itself where that is wide enough, else the widened copy or, where there is none, a
+    place of its size.
+    """
+    if out.dtype == wide.dtype:
+        return out
+    return wide if wide is not given else torch.empty_like(wide)
+
+
 def _rows(part: Tensor | float, start: int, rows: int, like: Tensor) -> Tensor | float:
     if not isinstance(part, Tensor) or part.dim() < like.dim() or len(part) != len(like):
         return part

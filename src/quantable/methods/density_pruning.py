@@ -122,13 +122,9 @@ class ChannelMeter(DensityMeter):
     def _count_compiled(self, output: Tensor) -> Tensor:
         return torch.count_nonzero(output, [dim for dim in range(output.dim()) if dim != 1])
 
-    def _add(self, signs: Tensor) -> None:
-        others = [dim for dim in range(signs.dim()) if dim != 1]
-        per_channel = signs.numel() // signs.shape[1]
-        few = signs.device.type == "cpu" and per_channel < 2**24  # float32 is exact, and faster
-        exact = torch.float32 if few else torch.int64
+    def _add(self, counts: Tensor) -> None:
         # Not in place: the first batch of an epoch turns the zero scalar into (c,) counts.
-        self.nonzero = self.nonzero + signs.sum(others, dtype=exact).long()
+        self.nonzero = self.nonzero + counts.reshape(len(counts), -1).sum(1)
 
     def _density(self, nonzero: Tensor, elements: Tensor) -> float:
         self.by_channel = nonzero * len(nonzero) / elements.double()

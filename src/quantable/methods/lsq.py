@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantable.base.chunks import pieces
+from quantable.base.chunks import pieces, widened, workplace
 from quantable.base.devices import mean
 from quantable.quantization.grid import BINARY, int_range
-from quantable.quantization.quantizer import LEAST, Quantizer
+from quantable.quantization.quantizer import LEAST, Quantizer, layer_dtype
 from quantable.quantization.ste import Rounding, round_ste, sign, sign_ste, straight_through
 
 
@@ -46,13 +46,25 @@ def lsq(
     return nearest(F.hardtanh(v / step, q_min, q_max)) * step
 
 
-def lsq_eager(v: Tensor, step: Tensor, q_min: int, q_max: int, grad_scale: float = 1.0) -> Tensor:
+def lsq_eager(
+    v: Tensor,
+    step: Tensor,
+    q_min: int,
+    q_max: int,
+    grad_scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """The same as ``lsq``, several times faster where no compiler fuses its operations.
+
+    ``v`` and its gradient may be bfloat16, and the result is rounded to ``dtype`` (None: that of
+    ``v``), once; between them stands the float32 arithmetic of ``lsq``.
 
     >>> lsq_eager(torch.tensor([-9.0, 0.2, 0.6]), torch.tensor(0.5), q_min=-4, q_max=3)
     tensor([-2.0000,  0.0000,  0.5000])
     """
-    result: Tensor = _LSQEager.apply(v, step, q_min, q_max, grad_scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _LSQEager.apply(  # type: ignore[no-untyped-call]
+        v, step, q_min, q_max, grad_scale, dtype or v.dtype
+    )
     return result
 
 
@@ -63,6 +75,7 @@ class LSQ(Quantizer):
     evaluation uses the step that its own batch would set, and keeps nothing.
     """
 
+    narrow = True
     positive = "step"
 
     def make_state(self) -> None:
@@ -77,7 +90,7 @@ class LSQ(Quantizer):
         scale = (n * q_max) ** -0.5
         if torch.compiler.is_compiling() or self.rounding is not round_ste:
             return lsq(v, self.spread(step, v), q_min, q_max, scale, self.rounding)
-        return lsq_eager(v, self.spread(step, v), q_min, q_max, scale)
+        return lsq_eager(v, self.spread(step, v), q_min, q_max, scale, layer_dtype(v))
 
     def scale_and_offset(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """The step; every integer stands for a multiple of it."""
@@ -101,7 +114,7 @@ class LSQ(Quantizer):
         At a step of 1, other values come through in later batches and the step learns from them.
         """
         _, q_max = int_range(self.bits, signed=self.signed)
-        first: Tensor = 2 * v.abs().mean(self.reduced(v)) / q_max**0.5
+        first: Tensor = 2 * widened(v).abs().mean(self.reduced(v)) / q_max**0.5
         if self.training:
             first = mean(first)
         return torch.where(first < LEAST, 1, first)
@@ -118,7 +131,7 @@ class LSQ(Quantizer):
 
 
 class _LSQEager(torch.autograd.Function):
-    """One new tensor each way; keeps v and the result, which the neighbours keep anyway."""
+    """Keeps v alone; all else is float32 and lives in one piece, which stays in cache."""
 
     @staticmethod
     def forward(
@@ -128,15 +141,16 @@ class _LSQEager(torch.autograd.Function):
         q_min: int,
         q_max: int,
         grad_scale: float,
+        dtype: torch.dtype,
     ) -> Tensor:
-        v_hat = torch.empty_like(v)
+        v_hat = torch.empty_like(v, dtype=dtype)
         for v_hat_, v_, step_ in pieces(v_hat, v, step):
-            torch.div(v_, step_, out=v_hat_).clamp_(q_min, q_max)
-            if (q_min, q_max) == BINARY:
-                v_hat_.copy_(sign(v_hat_)).mul_(step_)
-            else:
-                v_hat_.round_().mul_(step_)
-        ctx.save_for_backward(v, v_hat, step)
+            wide = widened(v_)
+            work = workplace(v_hat_, v_, wide)
+            _to_levels(torch.div(wide, step_, out=work), step_, q_min, q_max)
+            if work is not v_hat_:
+                v_hat_.copy_(work)
+        ctx.save_for_backward(v, step)
         ctx.q_min, ctx.q_max, ctx.grad_scale = q_min, q_max, grad_scale
         return v_hat
 
@@ -144,19 +158,33 @@ class _LSQEager(torch.autograd.Function):
     def backward(
         ctx: Any,  # noqa: ANN401
         grad: Tensor,
-    ) -> tuple[Tensor, Tensor, None, None, None]:
-        v, v_hat, step = ctx.saved_tensors
+    ) -> tuple[Tensor, Tensor, None, None, None, None]:
+        v, step = ctx.saved_tensors
+        q_min, q_max = ctx.q_min, ctx.q_max
         grad_v, grad_step = torch.empty_like(v), torch.zeros_like(step)
-        every = pieces(grad_v, grad, v, v_hat, step, grad_step)
-        for grad_v_, grad_, v_, v_hat_, step_, grad_step_ in every:
-            torch.div(v_, step_, out=grad_v_)
+        for grad_v_, grad_, v_, step_, grad_step_ in pieces(grad_v, grad, v, step, grad_step):
+            grad_, v_ = widened(grad_), widened(v_)
+            inside = workplace(grad_v_, v_, v_)
+            v_hat_ = v_ / step_
             # grad where -Q_N < v / s < Q_P, else 0 (Sec. 2.3)
             torch.ops.aten.hardtanh_backward.grad_input(
-                grad_, grad_v_, ctx.q_min, ctx.q_max, grad_input=grad_v_
+                grad_, v_hat_, q_min, q_max, grad_input=inside
             )
-            # s times Eq. 3: v_hat - v inside and v_hat outside, as grad_v is 0 there
-            grad_step_ += _sum_product(grad_, v_hat_, step_) - _sum_product(grad_v_, v_, step_)
-        return grad_v, grad_step.div_(step).mul_(ctx.grad_scale), None, None, None
+            _to_levels(v_hat_, step_, q_min, q_max)
+            # s times Eq. 3: v_hat - v inside and v_hat outside, as the gradient is 0 there
+            grad_step_ += _sum_product(grad_, v_hat_, step_) - _sum_product(inside, v_, step_)
+            if inside is not grad_v_:
+                grad_v_.copy_(inside)
+        return grad_v, grad_step.div_(step).mul_(ctx.grad_scale), None, None, None, None
+
+
+def _to_levels(ratio: Tensor, step: Tensor, q_min: int, q_max: int) -> None:
+    """Turn ``v / step`` into the fake-quantized v, in place."""
+    ratio.clamp_(q_min, q_max)
+    if (q_min, q_max) == BINARY:
+        ratio.copy_(sign(ratio)).mul_(step)
+    else:
+        ratio.round_().mul_(step)
 
 
 def _sum_product(a: Tensor, b: Tensor, step: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantable.base.bits import FLOAT_BITS
+from quantable.base.chunks import widened
 from quantable.base.devices import mean_gradient, rank
 from quantable.base.errors import UserError
 from quantable.quantization import grid
@@ -42,6 +43,17 @@ class Layer:
         return FLOAT_BITS if self.act is None else self.act.bits
 
 
+def layer_dtype(x: Tensor) -> torch.dtype:
+    """Dtype in which a convolution or linear layer reads ``x``: that of autocast where it is on.
+
+    Rounded to it once, from float32: by the quantizer, so that autocast has nothing to convert.
+    """
+    kind = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
 class Quantizer(nn.Module, ABC):
     """Fake quantizer of one tensor; a method defines ``fake_quantize`` and ``scale_and_offset``.
 
@@ -65,6 +77,7 @@ class Quantizer(nn.Module, ABC):
     and makes NaN of a range that is taken from the tensor itself.
     """
 
+    narrow = False  # whether ``fake_quantize`` itself reads and writes 16-bit floats in eager mode
     bits_follow = False  # whether ``bits`` are read off parameters: assigning them always counts
     positive: str | None = None  # name of the learned step or clip that is ``kept_positive``
 
@@ -100,16 +113,24 @@ class Quantizer(nn.Module, ABC):
         """Make the method's parameters and buffers, each of ``self.shape``; here there are none."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantize ``x``: computed at least in float32, returned in the dtype of ``x``."""
-        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        quantized = self.fake_quantize(wide).to(x.dtype)
-        if self.batched or self.rounding is round_ste:
-            return quantized
-        return mean_gradient(quantized)  # a rounding may look at the sign of a weight's gradient
+        """Fake-quantize ``x``: computed at least in float32, returned in the layer's dtype."""
+        dtype = layer_dtype(x)
+        ste = self.rounding is round_ste
+        as_it_is = self.narrow and ste and not torch.compiler.is_compiling()
+        if not (as_it_is or x.dtype in (torch.float32, torch.float64)):
+            x = widened(x)
+        quantized = self.fake_quantize(x)
+        if not (self.batched or ste):  # a rounding may look at the sign of a weight's gradient
+            quantized = mean_gradient(quantized)
+        return quantized.to(dtype)
 
     @abstractmethod
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """The method's own function of ``x``, in the dtype of ``x``."""
+        """The method's own function of ``x``, in the dtype of ``x``.
+
+        A ``narrow`` one computes in float32 what it is given in 16 bits, and returns the layer's
+        dtype.
+        """
 
     @abstractmethod
     def scale_and_offset(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -131,7 +152,8 @@ class Quantizer(nn.Module, ABC):
         found = self.scale_and_offset(wide)
         if found is not None:
             scale, offset = found
-            level = (self.fake_quantize(wide) - offset) / scale
+            with torch.autocast(x.device.type, enabled=False):
+                level = (self.fake_quantize(wide) - offset) / scale
         self.train(was_training)
         if found is None:
             return None
@@ -146,7 +168,10 @@ class Quantizer(nn.Module, ABC):
         ``anew``, and the first time this is said.
         """
         assert self.positive is not None
-        parameter = getattr(self, self.positive)
+        parameter: Tensor = getattr(self, self.positive)
+        looked = parameter.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looked and not self.fallen and parameter.min().item() > LEAST:
+            return parameter
         if self.training and (self.fallen or self._seen_to_fall(parameter)):
             with torch.no_grad():  # in place: the optimizer holds this Parameter
                 parameter.copy_(torch.where(parameter <= LEAST, anew(), parameter))

@@ -170,15 +170,11 @@ class _Round(torch.autograd.Function):
 
 
 class _StraightThrough(torch.autograd.Function):
-    generate_vmap_rule = True
-
+    # A `setup_context`, which torch.func alone needs, would cost more than all of this: with it,
+    # each call inspects the signature of `forward`.
     @staticmethod
-    def forward(value: Tensor, grad_of: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, grad_of: Tensor) -> Tensor:  # noqa: ANN401
         return value.view_as(value)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
-        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # noqa: ANN401
