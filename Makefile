@@ -57,6 +57,7 @@ bench: setup    ## time the input pipeline, searches, the training loop and step
 	$(VENV)/bin/python benchmarks/loop.py
 	$(VENV)/bin/python benchmarks/qat_step.py $(ARGS)
 	$(VENV)/bin/python benchmarks/edge_step.py
+	$(VENV)/bin/python benchmarks/dfq_step.py
 	$(VENV)/bin/python benchmarks/pool.py
 
 lock:       ## resolve the dependencies anew (needs uv)

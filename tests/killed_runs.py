@@ -40,6 +40,19 @@ EDGE = [
     *("quantizer.callback.epochs=[1,2,1]", "quantizer.callback.update_every=2"),
     *("quantizer.callback.weight.rounding.name=gaussian",),  # draws random numbers
 ]
+# Real bit-widths: two epochs of the search, whose last one rounds them, and one of fine-tuning.
+_REAL = [
+    *("rows=bits4", "seed=3", "data.train_images=384", "recipe.batch_size=64"),
+    *("quantizer.callback.epochs=[2,1]", "quantizer.callback.optimizer.lr=0.1"),
+]
+DFQ = [
+    *_REAL,
+    "quantizer=dfq",
+    "bits.inner=[4,32]",
+    "bits.ends=null",
+    "quantizer.callback.target=2.5",
+]
+FRACBITS = [*_REAL, "quantizer=fracbits", "bits.ends=[8,8]", "quantizer.callback.target=3.5"]
 ONLY_EPOCHS = "trainer.checkpoint_seconds=600"  # nothing follows an epoch's checkpoint at once
 
 

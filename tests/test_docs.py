@@ -176,6 +176,7 @@ def test_add_a_table_shows_a_table_that_can_be_read(tmp_path: Path) -> None:
     assert table.model_fields_set == set(Table.model_fields)  # every key is shown
     shown = set().union(*(row.model_fields_set for row in table.rows.values()))
     explained_below = {"train", "reason", "bits", "sizes", "policy", "start", "teacher", "chosen"}
+    explained_below |= {"layer", "uniform"}
     assert set(Row.model_fields) - shown == explained_below
 
 

@@ -42,6 +42,7 @@ NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
     ("timm", {"name": "mobilenetv2_100.ra_in1k"}, 1000, (3, 224, 224)),
     ("timm", {"name": "tf_efficientnet_lite0.in1k"}, 1000, (3, 224, 224)),
     ("sqnxt23_w2", {}, 1000, (3, 224, 224)),
+    ("nasnet_mobile", {}, 1001, (3, 224, 224)),  # the authors' classifier has a background class
 ]
 
 

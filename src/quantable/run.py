@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from quantable.allocation.choice import learned
 from quantable.base.bits import FLOAT_BITS
 from quantable.base.devices import count, together
 from quantable.base.tick import Tell
@@ -26,6 +27,7 @@ from quantable.logger.stream import Stream
 from quantable.logger.wandb_run import CellRun, send
 from quantable.networks.layers import LayerShape, uniform
 from quantable.search.run import run_search
+from quantable.store.bits_file import write_bits
 from quantable.store.provenance import checkout
 from quantable.store.record import (
     Calibration,
@@ -94,6 +96,8 @@ def _trained(cell: Cell, built: Built, store: Store, variant: str, tell: Tell) -
     origin, seconds = (keep.commit, keep.clean), keep.total_seconds()
     provenance = _provenance(cell, origin, device, seconds, keep.resumed)
     record = _record(cell, built, module.history, module.networks, module.finals, provenance)
+    if cell.config["quantizer"]["learns_bits"]:
+        write_bits(learned(record, cell.config), store.bits(record.name))
     if stream is not None and stream.run is not None:
         stream.run.finish(record)
     return record

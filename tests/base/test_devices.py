@@ -37,7 +37,9 @@ METHODS: dict[str, list[str]] = {path.stem: [] for path in (CONF / "quantizer").
 METHODS |= {  # those whose phases need words of their own
     "ad": DENSITY,
     "ad_pruning": DENSITY,
+    "dfq": ["quantizer.callback.epochs=[1,1]"],
     "edge": ["quantizer.callback.epochs=[1,1,1]", "quantizer.callback.update_every=2"],
+    "fracbits": ["quantizer.callback.epochs=[1,1]"],
 }
 
 

@@ -40,7 +40,7 @@ def test_discovery() -> None:
     assert len(NODES) >= 12
     made = {node: instantiate(NODES[node])(bits=4, signed=True, channels=1) for node in NODES}
     positive = {node for node in NODES if made[node].positive}
-    assert positive == {"lsq-weight", "lsq-act", "pact-act"}
+    assert positive == {"lsq-weight", "lsq-act", "pact-act", "fracbits-act"}
     learning = {node for node in NODES if list(made[node].parameters())}
     assert learning - positive == {"edge-weight", "edge-act"}  # which projects: test_edge.py
 

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from quantable.base.places import ROOT
 from quantable.tables.claims import KINDS, Claim
+from quantable.tables.schema import load_table, table_names
 
 READER: TypeAdapter[Any] = TypeAdapter(Claim)
 KNOWN: dict[tuple[str, str], dict[int, float]] = {
@@ -40,6 +41,12 @@ def claim(**own: Any) -> Any:
     [
         ({"kind": "value"}, {0: 80, 1: 82, 2: 84}, None),
         ({"kind": "largest"}, {0: 80, 1: 82, 2: 84}, None),
+        ({"kind": "smallest", "rows": ["a", "b"]}, {0: 80, 1: 82, 2: 84}, None),
+        ({"kind": "smallest", "rows": ["a", "none"]}, {}, None),  # the smallest of some only
+        ({"kind": "spread", "rows": ["a", "b", "c"]}, {0: 6}, None),  # seed 0 alone has all three
+        ({"kind": "spread", "rows": ["a", "b"]}, {0: 1, 2: 4}, None),
+        ({"kind": "spread", "rows": ["a", "none"]}, {}, None),
+        ({"kind": "tested", "tests": ["tests/a.py::test_a"]}, {}, None),
         ({"kind": "drop", "reference": "b"}, {0: 1, 2: 4}, "b"),
         ({"kind": "drop", "reference": "none"}, {}, "none"),
         ({"kind": "behind", "others": ["b", "c"]}, {0: 6, 1: 4}, "c"),  # means 84.5 and 86
@@ -60,6 +67,7 @@ def test_a_claim_rests_on_its_last_row_and_largest_on_the_largest() -> None:
     means = {"a": 80.0, "b": 85.0, "c": 82.0}
     assert claim(kind="value").shown(means) == "c"
     assert claim(kind="largest").shown(means) == "b"
+    assert claim(kind="smallest", rows=["a", "b", "c"]).shown(means) == "a"
 
 
 def test_every_kind_is_documented_in_its_own_words() -> None:
@@ -71,3 +79,13 @@ def test_every_kind_is_documented_in_its_own_words() -> None:
     for kind, said in words.items():
         found = [line for line in lines if line.startswith(f"| `{kind}` |")]
         assert [line.lower() for line in found] == [f"| `{kind}` | {said.rstrip('.').lower()} |"]
+
+
+def test_what_a_claim_is_tested_by_is_a_test() -> None:
+    tables = (load_table(name) for name in table_names())
+    claims = [c for table in tables for c in table.claims.values() if c.kind == "tested"]
+    tests = {test for made in claims for test in made.tests}
+    assert len(tests) >= 1
+    for name in tests:
+        path, _, function = name.partition("::")
+        assert f"\ndef {function}(" in (ROOT / path).read_text(), name

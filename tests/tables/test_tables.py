@@ -47,20 +47,23 @@ RUNS = {
     **{"ad_quickstart": 5, "ad_pim": 0},
     **{"alps_resnet50": 8, "eagl_resnet50": 28, "eagl_resnet101": 28, "eagl_lite0": 28},
     **{"selection_cifar10": 39, "selection_cost": 9},
+    **{"dfq_uniform_vs_mixed": 1 + 1 + 7 + 4, "dfq_sensitivity": 1 + 66, "dfq_bits": 1 + 4},
+    **{"dfq_size": 0, "fracbits_cifar10": 4},
     **{"edge_cifar10": 1 + 5 + 4 * 5, "edge_gradients_cifar10": 1 + 2 * 9, "edge_lite0_ptq": 15},
 }
 VARIANTS = ("mixed", "granular", "surrogate", "granular_surrogate")
 LEARN_BITS = {"ad", "pruned", "joint", "resnet18_ad", "resnet18_joint"}  # widths follow densities
 LEARN_BITS |= {f"{variant}_{bits}" for variant in VARIANTS for bits in range(2, 7)}
+LEARN_BITS |= {"mixed_2.5", "fracbits_3", "published_3"}
 
 
 def test_discovery() -> None:
-    assert len(TABLES) >= 24  # tests/test_docs.py compares them with their pages and cards
+    assert len(TABLES) >= 29  # tests/test_docs.py compares them with their pages and cards
     for name, runs in RUNS.items():
         cells = Asked().cells(TABLES[name])
         assert len(cells) == runs * len(TABLES[name].seeds), name
-    assert len(CELLS) >= 569
-    assert len(SEEDED_CELLS) >= 1753
+    assert len(CELLS) >= 925
+    assert len(SEEDED_CELLS) >= 2821
 
 
 def test_rows_whose_bits_training_finds() -> None:

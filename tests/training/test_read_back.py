@@ -42,6 +42,14 @@ OWN_WORDS = {  # so that in three steps an epoch a method does all that it does 
         *("bits.inner=[5,5]", "bits.ends=null", "quantizer.callback.epochs=[1,1,1]"),
         *("quantizer.callback.update_every=2", "quantizer.callback.target=[3.5,3.5]"),
     ],
+    "dfq": [
+        *("bits.inner=[4,8]", "bits.ends=null", "quantizer.callback.epochs=[1,1]"),
+        *("quantizer.callback.target=2.5", "quantizer.callback.optimizer.lr=0.1"),
+    ],
+    "fracbits": [
+        *("bits.inner=[4,4]", "quantizer.callback.epochs=[1,1]"),
+        *("quantizer.callback.target=3.5", "quantizer.callback.optimizer.lr=0.1"),
+    ],
 }
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "quantizer").glob("*.yaml"))
 
@@ -69,7 +77,7 @@ PAIRS = [(method, family) for method in METHODS for family in FAMILIES]
 
 
 def test_discovery() -> None:
-    assert len(METHODS) == 8
+    assert len(METHODS) == 10
     assert len(FAMILIES) == 13
     assert set(OWN_WORDS) <= set(METHODS)
 
@@ -171,6 +179,22 @@ def test_every_method(runs: Runs, method: str) -> None:
     runs(*RESNET8, *words_of(method)).check()
 
 
+LEARNING = ["ad", "dfq", "edge", "fracbits"]
+
+
+@pytest.mark.parametrize("method", LEARNING)
+def test_bit_widths_that_training_found_are_a_bits_file_of_any_other_run(
+    runs: Runs, method: str
+) -> None:
+    found = runs(*RESNET8, *words_of(method)).record
+    file = runs.store.bits(found.name)
+    again = runs(*RESNET8, *TRAINED, "quantizer=lsq", f"bits.file={file}")
+    again.check()
+    assert again.record.phases[-1].bits == found.phases[-1].bits
+    uniform = runs(*RESNET8, *words_of("lsq")).record
+    assert not runs.store.bits(uniform.name).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "family"), PAIRS, ids=[f"{f}-{m}" for m, f in PAIRS])
 def test_every_method_on_every_family(runs: Runs, method: str, family: str) -> None:
@@ -228,7 +252,7 @@ def test_killed_after_every_second_batch(
 ) -> None:
     batches = iter(range(1000))
     monkeypatch.setattr(quantable.training.checkpoint, "noted", lambda: next(batches) % 2 == 1)
-    epochs = {"ad": 2, "ad_pruning": 2, "edge": 3}.get(method, 1)
+    epochs = {"ad": 2, "ad_pruning": 2, "dfq": 2, "edge": 3, "fracbits": 2}.get(method, 1)
     stops = 3 * epochs // 2
     seed = ["data.val_images=17"]  # another run than those of the other tests
     runs(*RESNET8, *words_of(method), *seed, attempts=stops + 1).check()

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from killed_runs import (
+    DFQ,
     EDGE,
+    FRACBITS,
     JOINT,
     ONLY_EPOCHS,
     assert_same,
@@ -103,6 +105,36 @@ def test_search_for_bits_killed_in_any_phase_ends_as_unbroken(
     assert first.number("weight_kb") is not None
     assert last.number("weight_kb") is not None
     assert last.number("weight_kb") != first.number("weight_kb")  # the widths were really learned
+
+
+@pytest.fixture(scope="module", params=[DFQ, FRACBITS], ids=["dfq", "fracbits"])
+def unbroken_real(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    store = tmp_path_factory.mktemp("unbroken_real")
+    finish(start(store, request.param))
+    return store, request.param
+
+
+@pytest.mark.parametrize(
+    "places",
+    [[(0, 2)], [(1, 4)], [(2, 0)], [(2, 3)], [(0, 1), (1, 2), (2, 1)]],
+    ids=["search", "epoch-of-rounding", "right-after-rounding", "fine-tuning", "once-in-each"],
+)
+def test_search_for_real_widths_killed_anywhere_ends_as_unbroken(
+    unbroken_real: tuple[Path, list[str]], tmp_path: Path, places: list[tuple[int, int]]
+) -> None:
+    unbroken, words = unbroken_real
+    for epoch, batch in places:
+        kill_after(tmp_path, epoch, batch, [*words, ONLY_EPOCHS] if batch == 0 else words)
+    finish(start(tmp_path, words))
+    whole = assert_same(unbroken, tmp_path, resumed=len(places))
+    assert [phase.epochs for phase in whole.phases] == [2, 1]
+    first, rounded, tuned = whole.history
+    assert first.by_layer("real_bits") != rounded.by_layer("real_bits")
+    assert rounded.bits == tuned.bits
+    searched = list(tuned.bits.values())[1:-1]
+    assert len(set(searched)) > 1  # the layers really differ
+    files = [next(store.glob("bits/*.json")).read_text() for store in (unbroken, tmp_path)]
+    assert files[0] == files[1]
 
 
 def test_finished_cell_is_not_trained_again(unbroken: Path) -> None:

@@ -1,5 +1,7 @@
 """From a finished search to bit-widths: its scores, budgets and layer shapes to a bits file.
 
+A training that finds bit-widths itself ends in one too (``learned``).
+
 Budgets are shares of what the searched layers cost before the search; layers outside it (the first,
 the last, exceptions by name) keep their bits and are counted on neither side.
 """
@@ -78,6 +80,16 @@ def choose(
             objective=objective,
             bound=bound,
         ),
+    )
+
+
+def learned(record: Record, config: Mapping[str, Any]) -> BitsFile:
+    """The bit-widths that a training has found: of the ``record`` of a run with this ``config``."""
+    method = config["quantizer"]["looks"]["short"]
+    return BitsFile(
+        network=network_name(config["model"]),
+        source=f"{method} (run {record.name}, {record.provenance.commit[:12]})",
+        layers=record.phases[-1].bits,
     )
 
 

@@ -1,9 +1,19 @@
-"""Columns of accuracy: correct first answers, and agreement with the teacher."""
+"""Columns of accuracy: correct first answers, beside the float network's, and agreement with it."""
 
-from quantable.columns.facts import Column, of_epoch
+from quantable.columns.facts import Column, Facts, of_epoch
+
+
+def _drop(facts: Facts) -> float | None:
+    """Test accuracy that the row lacks at the end, of what the table's baseline has."""
+    if facts.epoch is None or facts.baseline is None:
+        return None
+    own, whole = facts.epoch.test_top1_pct, facts.baseline.history[-1].test_top1_pct
+    return None if own is None or whole is None else whole - own
+
 
 COLUMNS = {
     "top1_pct": Column("top-1", "%", 2, True, of_epoch(lambda epoch: epoch.test_top1_pct)),
+    "drop_pp": Column("drop", "pp", 2, True, _drop),
     "val_top1_pct": Column("held-out top-1", "%", 2, True, of_epoch(lambda e: e.val_top1_pct)),
     "agreement_pct": Column(
         "agreement with float", "%", 2, True, of_epoch(lambda epoch: epoch.agreement_pct)

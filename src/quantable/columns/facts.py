@@ -28,6 +28,8 @@ class Facts:
     network: Network | None = None  # whole, as kept: also what feeds what, and what is added
     sizes: Mapping[str, float] | None = None  # published kB by column, where bits are not known
     policy: Comparison | None = None  # the row's bits beside the table's program solved again
+    uniform: "tuple[Facts, ...]" = ()  # of the rows of uniform bits that the row is set beside
+    layer: str | None = None  # the row shows this layer alone
 
     @property
     def now(self) -> Sequence[LayerShape] | None:

@@ -36,7 +36,7 @@ EVERY_RUN: Mapping[str, Heading] = {
     "test_loss": Heading("test loss", "nat"),
     "test_top1_pct": Heading("test top-1", "%", 2),
     "agreement_pct": Heading("agreement", "%", 2),
-    "mean_bits": Heading("mean weight bits", "bit", 2),
+    "mean_bits": Heading("mean weight bits over layers", "bit", 2),
     "training_complexity": Heading("training complexity"),
     "seconds": Heading("seconds", decimals=1),
 }
@@ -91,7 +91,7 @@ def run_label(reporter: Reporter, run: str) -> str:
 
 
 def mean_bits(bits: Mapping[str, tuple[int, int]]) -> float:
-    """Mean width of the weights over layers, as in the column of that name."""
+    """Mean width of the weights over layers, as in the column `mean_bits`."""
     return fmean(weight for weight, _ in bits.values())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from quantable.base.bits import FLOAT_BITS, Bits
 from quantable.columns import COLUMNS
 from quantable.report.row_facts import batch_norms_of
 from quantable.report.rows import Rows
@@ -90,6 +91,8 @@ class Reporter(Rows):
         self, claim: Claim, bound: Bound | None, means: Sequence[float], measured: Measured | None
     ) -> Verdict:
         """Say whether a claim holds, or why nothing is said."""
+        if bound is not None and claim.proof is not None:
+            return Verdict("holds", claim.proof)
         if measured is None:
             return Verdict("not judged", "not run")
         if claim.report_only is not None:
@@ -112,15 +115,19 @@ class Reporter(Rows):
     def vector(self, name: str) -> Vector | None:
         """Layer by layer, the bit-widths of a row's first seed; None where its inner layers agree.
 
-        Without a run they are those that are planned, or the paper's own.
+        None too where one layer alone is quantized, as the row's label says. Without a run they
+        are those that are planned, or the paper's own.
         """
+        if self.table.rows[name].layer is not None:  # its run's own row shows all layers
+            return None
         known = [facts for facts in self.row_facts(name).facts if facts.bits is not None]
         facts = next((f for f in known if f.record is not None), known[0] if known else None)
         if facts is None or facts.bits is None:
             return None
         channels = facts.phase.channels if facts.phase is not None else None
         widths = list(facts.bits.values())
-        if channels is None and len(set(widths[1:-1])) < 2:
+        quantized = [width for width in widths if width != Bits(FLOAT_BITS, FLOAT_BITS)]
+        if channels is None and (len(set(widths[1:-1])) < 2 or len(quantized) < 2):
             return None
         return Vector(
             row=name,

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from quantable.allocation.program import Comparison, Program, compare, read_program
 from quantable.base.bits import Bits
+from quantable.base.errors import unknown
 from quantable.columns import COLUMNS
 from quantable.columns.facts import Facts
 from quantable.cost.hardware import hardware_of
@@ -120,12 +121,27 @@ class Rows:
                 network=self.asked.network(cell.config),
                 sizes=row.published_sizes if row.sizes is not None else None,
                 policy=self._solved(name, bits),
+                uniform=self._beside(row, seed),
+                layer=self._layer(name, shapes),
             )
         return RowFacts(facts, row.reason or missing, given is not None)
 
     def _phase(self, row: Row, record: Record, seed: int) -> Phase | None:
         within_pp = (self.table.final_within_pp or {}).get(self.table.strictness(self.budget))
         return phase_of(row, record, self._of_row(row.reference, seed), within_pp)
+
+    def _beside(self, row: Row, seed: int) -> tuple[Facts, ...]:
+        """Facts of the rows of uniform bits beside a row, of the same seed; all of them or none."""
+        found = [self.row_facts(name).by_seed.get(seed) for name in row.uniform]
+        known = tuple(facts for facts in found if facts is not None)
+        return known if len(known) == len(found) else ()
+
+    def _layer(self, name: str, shapes: Sequence[LayerShape] | None) -> str | None:
+        """The layer that a row shows; one that the network has not is an error."""
+        layer, known = self.table.rows[name].layer, [shape.name for shape in shapes or ()]
+        if layer is not None and known and layer not in known:
+            raise unknown("layer", layer, known, f"table {self.table.id}: rows.{name}.layer")
+        return layer
 
     def _of_row(self, name: str | None, seed: int) -> Record | None:
         """Return the run of another row with the same seed, where one is named."""

@@ -99,14 +99,18 @@ def at_most(value: float, limit: float) -> bool:
 
 
 def holds(values: Sequence[float], value: float, bound: Bound) -> bool:
-    """Whether ``value`` lies within the bound, and the rows' ``values`` rise if they must.
+    """Whether ``value`` lies within the bound, and the rows' ``values`` rise, or are above 0.
 
     >>> holds([2.0, 3.0], 3.0, Bound(min=1.8, rising=True))
     True
     >>> holds([2.0, 1.9], 2.0, Bound(rising=True))
     False
+    >>> holds([0.4, -0.2], -0.2, Bound(min=-0.3, positive=1))
+    True
     """
     if bound.rising and any(b <= a for a, b in pairwise(values)):
+        return False
+    if bound.positive is not None and sum(number > 0 for number in values) < bound.positive:
         return False
     low = bound.min if bound.min is not None else float("-inf")
     high = bound.max if bound.max is not None else float("inf")

@@ -26,6 +26,7 @@ class Numbers(Protocol):
 class Bound(Strict):
     """When a claim holds: closed bounds, and whether the rows must rise from each to the next.
 
+    ``positive``: in how many of the rows, at least, the column's mean is above 0.
     ``t``: least paired t of a comparison seed by seed, mean over its standard error; the critical
     value of a one-sided test with as many seeds as the table has.
     """
@@ -33,6 +34,7 @@ class Bound(Strict):
     min: float | None = None
     max: float | None = None
     rising: bool = False
+    positive: int | None = Field(default=None, gt=0)
     t: float | None = Field(default=None, gt=0)
 
     def __str__(self) -> str:
@@ -43,11 +45,12 @@ class Bound(Strict):
         """
         least, most = self.min, self.max
         if least is not None and most is not None:
-            words = [f"{least:g} to {most:g}"]
+            words = [f"{least:.10g} to {most:.10g}"]
         else:
-            words = [f"at least {least:g}"] if least is not None else []
-            words += [f"at most {most:g}"] if most is not None else []
+            words = [f"at least {least:.10g}"] if least is not None else []
+            words += [f"at most {most:.10g}"] if most is not None else []
         words += ["rising"] if self.rising else []
+        words += [f"above 0 in {self.positive} or more"] if self.positive is not None else []
         words += [f"paired t at least {self.t:g}"] if self.t is not None else []
         return ", ".join(words)
 
@@ -115,6 +118,11 @@ class _Claim(Strict):
         del about
         return None
 
+    @property
+    def proof(self) -> str | None:
+        """What shows, without any run, that the claim holds."""
+        return None
+
 
 class Value(_Claim):
     """``column`` of the last of ``rows`` that has one."""
@@ -132,6 +140,56 @@ class Largest(_Claim):
     def shown(self, means: Mapping[str, float]) -> str:
         """Row of the largest number."""
         return max(means, key=lambda row: means[row])
+
+
+class Smallest(_Claim):
+    """The smallest of ``rows``, once all have a number."""
+
+    compares = False
+    kind: Literal["smallest"]
+
+    def shown(self, means: Mapping[str, float]) -> str:
+        """Row of the smallest number."""
+        return min(means, key=lambda row: means[row])
+
+    def terms(self, row: str, about: Numbers) -> list[tuple[str, str]]:
+        """The row's; the smallest of some is not the smallest of all."""
+        known = all(about.mean(other, self.column) is not None for other in self.rows)
+        return super().terms(row, about) if known else []
+
+
+class Spread(_Claim):
+    """The largest of ``rows`` minus the smallest, seed by seed."""
+
+    compares = False
+    kind: Literal["spread"]
+
+    def terms(self, row: str, about: Numbers) -> list[tuple[str, str]]:
+        """The column of every row."""
+        del row, about
+        return [(name, self.column) for name in self.rows]
+
+    def number(self, *terms: float) -> float | None:
+        """How far apart the rows lie."""
+        return max(terms) - min(terms)
+
+
+class Tested(_Claim):
+    """None: ``tests``, this project's own, fail where the claim does not hold."""
+
+    compares = False
+    kind: Literal["tested"]
+    tests: tuple[str, ...] = Field(min_length=1)  # as pytest names them
+
+    def terms(self, row: str, about: Numbers) -> list[tuple[str, str]]:
+        """No number of a run."""
+        del row, about
+        return []
+
+    @property
+    def proof(self) -> str | None:
+        """The tests' names."""
+        return f"exact, by {' and '.join(self.tests)}"
 
 
 class Drop(_Claim):
@@ -226,7 +284,7 @@ class Over(_Claim):
         return own / other if other != 0 else None
 
 
-AnyClaim = Value | Largest | Drop | Behind | Times | Over
+AnyClaim = Value | Largest | Smallest | Spread | Tested | Drop | Behind | Times | Over
 KINDS: Mapping[str, type[_Claim]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(AnyClaim)
 }

@@ -111,6 +111,9 @@ class Row(Strict):
     cell: str | None = None
     phase: int | Literal["final"] = -1  # of the run; -1 is the last one
     reference: str | None = None  # with phase final: the row whose held-out accuracy is the measure
+    layer: str | None = None  # with cell: the one layer of that run which the row shows
+    # the row of uniform bits that this one is set beside, or the two between which it lies
+    uniform: tuple[str, ...] = Field(default=(), max_length=2)
     cost_bits: int | None = Field(default=None, ge=1, le=16)  # cost every layer at this width
     bits: tuple[Width, ...] | None = None  # the paper's, layer by layer; costs a row without a run
     sizes: Literal["published"] | None = None  # totals follow from the published act_kb, weight_kb
@@ -124,6 +127,8 @@ class Row(Strict):
             raise ValueError("give exactly one of overrides and cell")
         if self.cell is not None and self.needs:
             raise ValueError("start, teacher and chosen belong to the row whose run this one shows")
+        if self.layer is not None and self.cell is None:
+            raise ValueError("layer needs cell, the row whose run it is of")
         if (self.phase == "final") != (self.reference is not None):
             raise ValueError("phase: final and reference go together")
         if sum(given is not None for given in (self.cost_bits, self.bits, self.sizes)) > 1:
@@ -188,7 +193,7 @@ class Table(Strict):
         ]
         asked += [("row", self.baseline, rows)] if self.baseline else []
         for row in self.rows.values():
-            others = (row.cell, row.reference, *row.needs)
+            others = (row.cell, row.reference, *row.needs, *row.uniform)
             asked += [("row", name, rows) for name in others if name]
             asked += [("column", name, list(self.columns)) for name in row.published]
             asked += [("series", row.series, list(self.series))] if row.series else []
@@ -212,6 +217,14 @@ class Table(Strict):
         if self.program is not None and self.program not in program_names():
             where = f"conf/table/{self.id}.yaml"
             raise unknown("program", self.program, program_names(), where)
+        return self
+
+    @model_validator(mode="after")
+    def _uniform(self) -> Self:
+        for name, row in self.rows.items():
+            for other in row.uniform:
+                if self.rows[other].uniform:
+                    raise ValueError(f"rows.{name}.uniform: {other} is itself set beside others")
         return self
 
     @model_validator(mode="after")
