@@ -26,6 +26,7 @@ def test_no_number_of_the_evidence_is_lost() -> None:
         for line, epoch in zip(lines, read_record(path).history, strict=True):
             read = epoch.model_dump(mode="json", exclude_none=True)
             read |= read.pop("own")
+            line |= line.pop("own", {})
             assert read == {name: value for name, value in line.items() if value is not None}
 
 
