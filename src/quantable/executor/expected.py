@@ -11,7 +11,7 @@ GPU_MACS = 5e12
 
 
 def hours(cells: Sequence[Cell], asked: Asked) -> str:
-    """What the training of ``cells`` takes, row by row and in all, from a timed step of each row.
+    """What training a table's ``cells`` takes, row by row and in all, by a timed step of each row.
 
     A run whose method decides how long it goes on is taken to be as long as the recipe says, or as
     its first phase. Evaluations, searches and what waits for one are not in it.
@@ -19,14 +19,13 @@ def hours(cells: Sequence[Cell], asked: Asked) -> str:
     from quantable.training.build import on_gpus
     from quantable.training.timing import timed_step
 
-    rows: dict[tuple[str | None, str], list[Cell]] = {}
+    rows: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell.config["recipe"]["epochs"] > 0 and cell.config["search"] is None:
-            rows.setdefault((cell.table, cell.row), []).append(cell)
+            rows.setdefault(cell.row, []).append(cell)
     seconds, macs, lines = 0.0, 0.0, []
-    for (_, row), own in rows.items():
-        waiting = own[0].search is not None
-        if waiting:
+    for row, own in rows.items():
+        if own[0].search is not None:
             lines.append(f"  {row}: waits for a search, not counted")
             continue
         config, steps = own[0].config, steps_of(own[0])
