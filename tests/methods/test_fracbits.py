@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from quantable.base.bits import Bits
+from quantable.base.errors import UserError
 from quantable.methods.fracbits import ClippedAct, FracBits, TanhWeight, rounded_as_published
 from quantable.networks.counting import layer_shapes
 from quantable.training.schedule import constant
@@ -116,6 +117,24 @@ def attached(**changes: Any) -> tuple[FracBits, nn.Module]:
     ours, net = method(**changes), network()
     ours.attach(net, SIZE)
     return ours, net
+
+
+def one_layer() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(SIZE)), 3))
+
+
+def test_a_network_of_one_layer_is_searched_but_not_as_published() -> None:
+    ours = method(ends=None)
+    ours.attach(one_layer(), SIZE)
+    assert set(ours.searched) == {("1", "weight"), ("1", "act")}
+    with pytest.raises(UserError, match="nothing to search"):  # its input is float there
+        method(ends=None, as_published=True).attach(one_layer(), SIZE)
+
+
+@pytest.mark.parametrize("as_published", [False, True])
+def test_a_network_without_layers_is_refused(as_published: bool) -> None:
+    with pytest.raises(UserError, match="no convolution and no linear layer"):
+        method(as_published=as_published).attach(nn.BatchNorm2d(SIZE[0]), SIZE)
 
 
 def test_expected_operations_are_bilinear_over_the_four_neighbouring_pairs() -> None:

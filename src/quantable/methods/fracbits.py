@@ -12,6 +12,7 @@ Yang and Jin, AAAI 2021, arXiv:2007.02017; real widths stand in
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,8 @@ from torch import Tensor, nn
 from quantable.allocation.rounding import round_widths
 from quantable.base.bits import FLOAT_BITS, Bits
 from quantable.networks.counting import layer_shapes
-from quantable.quantization.quantize import Factory
 from quantable.quantization.relaxed import Grid, RealBits, two_to
 from quantable.quantization.searched import Operand, SearchedBits
-from quantable.quantization.ste import Rounding, round_ste
 
 
 def even_grid(low: Tensor, high: Tensor, bits: int | Tensor) -> Grid:
@@ -56,25 +55,8 @@ class ClippedAct(RealBits):
 
     positive = "clip"
 
-    def __init__(
-        self,
-        bits: int,
-        *,
-        signed: bool,
-        batched: bool,
-        clip_init: float,
-        per_channel: bool = False,
-        channels: int | None = None,
-        rounding: Rounding = round_ste,
-    ) -> None:
-        super().__init__(
-            bits,
-            signed=signed,
-            batched=batched,
-            per_channel=per_channel,
-            channels=channels,
-            rounding=rounding,
-        )
+    def __init__(self, bits: int, *, clip_init: float, **more: Any) -> None:  # noqa: ANN401 - as every quantizer
+        super().__init__(bits, **more)
         self.clip_init = clip_init
         self.clip = nn.Parameter(torch.full(self.shape, clip_init))  # (c,) or scalar: alpha
 
@@ -92,48 +74,17 @@ class FracBits(SearchedBits):
     is ``rounded_as_published``; and activations train with real widths in fine-tuning too.
     """
 
-    def __init__(
-        self,
-        *,
-        weight: Factory,
-        act: Factory,
-        inner: Sequence[int],
-        ends: Sequence[int] | None,
-        layers: Mapping[str, Sequence[int]],
-        epochs: Sequence[int],
-        cost: str,
-        target: float,
-        start_above: float,
-        range: Sequence[int],
-        strength: float,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        schedule: Callable[[float, int], float],
-        as_published: bool,
-    ) -> None:
-        super().__init__(
-            weight=weight,
-            act=act,
-            inner=inner,
-            ends=ends,
-            layers=layers,
-            epochs=epochs,
-            cost=cost,
-            target=target,
-            start_above=start_above,
-            range=range,
-            strength=strength,
-            optimizer=optimizer,
-            schedule=schedule,
-        )
+    def __init__(self, *, as_published: bool, **search: Any) -> None:  # noqa: ANN401 - of SearchedBits
+        super().__init__(**search)
         self.as_published = as_published
         self.last = ""  # layer
 
     def attach(self, net: nn.Module, input_size: Sequence[int]) -> None:
         """Put quantizers into ``net``: as published, none on its input."""
         c, h, w = input_size
-        first, *_, last = [shape.name for shape in layer_shapes(net, (c, h, w))]
-        self.last = last
-        if self.as_published:
+        names = [shape.name for shape in layer_shapes(net, (c, h, w))]
+        self.last = "".join(names[-1:])
+        for first in names[:1] if self.as_published else ():
             asked = self.layers.get(first, self.ends or self.inner)
             self.layers = self.layers | {first: Bits(asked.weight, FLOAT_BITS)}
         super().attach(net, input_size)
