@@ -240,6 +240,13 @@ def _read_bits(config: dict[str, Any]) -> None:
     file = read_bits(path)
     check_network(file, path, _resolved(config, ("model",)))
     bits["layers"] = {name: list(pair) for name, pair in file.layers.items()}
+    if file.accumulator is not None:
+        if bits["accumulator"] not in (None, file.accumulator):
+            raise UserError(
+                f"bits.accumulator={bits['accumulator']}: {path} is made for sums of "
+                f"{file.accumulator} bits; leave the word out"
+            )
+        bits["accumulator"] = file.accumulator
 
 
 def _refuse_derived(overrides: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ class BitsConfig(Strict):
     inner: tuple[Width, Width]
     ends: tuple[Width, Width] | None
     layers: dict[str, tuple[Width, Width]]
+    accumulator: int | None = Field(default=None, ge=2, le=FLOAT_BITS)  # of every sum
 
 
 class OptimizerConfig(_Open):

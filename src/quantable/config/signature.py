@@ -24,7 +24,7 @@ NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title", "quantizer.numbers")
 
 # Keys that are left out where they are null: runs without them are older than the keys.
 OPTIONAL = (
-    *("start", "teacher", "search"),
+    *("start", "teacher", "search", "bits.accumulator"),
     *("recipe.weight_decay_by_bits", "recipe.weight_decay_of", "recipe.small_images"),
     *("recipe.batch_norms", "recipe.version"),
 )

@@ -49,6 +49,7 @@ class BitsFile(_Part):
     network: str  # as ``network_name`` has it
     source: str
     layers: dict[str, tuple[int, int]] = Field(min_length=1)
+    accumulator: int | None = None  # bits of every sum
     choice: Choice | None = None
 
 

@@ -95,6 +95,33 @@ class Calibration(_Part):
     weighed_by: Literal["images"]  # what counts in batch norms and ranges: batches do not
 
 
+class SumsOfLayer(_Part):
+    """A layer in integers: what its sums need, by channel, and what they did on the test images."""
+
+    terms: int  # of a sum: c_in / groups times the kernel's elements
+    data_type: int  # bits that any weights and data of these widths need
+    known_weights: list[int]  # bits that these weights need with any data, by output channel
+    observed: list[int]  # bits that the sums of some training images need, by output channel
+    declared: int | None  # bits of the sums; null where they are as wide as need be
+    sums: int = 0  # of the test images
+    wrapped: int = 0  # of these, final sums that the declared bits cannot hold
+    at_risk: int = 0  # of these, sums with a partial sum in some order that they cannot hold
+
+
+class Integers(_Part):
+    """What a network answers in integers: with sums wide enough, and with the declared bits."""
+
+    images: int  # test images
+    observed_images: int  # training images, of the observed bits
+    layers: dict[str, SumsOfLayer]
+    exact_top1_pct: float
+    agreement_pct: float  # test images with the fake-quantized network's class, sums wide enough
+    wrap_top1_pct: float | None = None  # null where no bits are declared
+    wrap_agreement_pct: float | None = None  # with the integers' own class, sums wide enough
+    saturate_top1_pct: float | None = None
+    saturate_agreement_pct: float | None = None
+
+
 class DataFacts(_Part):
     """The images a run saw."""
 
@@ -159,6 +186,7 @@ class Record(_Part):
     history: list[Epoch]
     scores: Scores | None = None
     calibration: Calibration | None = None
+    integers: Integers | None = None  # null where they were not asked
     provenance: Provenance
 
     @property
