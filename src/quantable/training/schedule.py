@@ -26,3 +26,12 @@ def one_cycle(progress: float, phase: int, *, warmup: float, restart: float) -> 
     if progress < warmup:
         return peak * progress / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def steps(progress: float, phase: int, *, parts: int, factor: float) -> float:
+    """Multiply the rate by ``factor`` after each but the last of ``parts`` equal parts of a phase.
+
+    >>> [steps(progress, 0, parts=4, factor=0.5) for progress in (0.0, 0.49, 0.5, 1.0)]
+    [1.0, 0.5, 0.25, 0.125]
+    """
+    return factor ** min(int(progress * parts), parts - 1)
