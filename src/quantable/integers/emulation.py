@@ -111,7 +111,7 @@ class Product:
             if self._fits(bits):
                 return self._sums(q)
             looks: list[Callable[[Tensor, int], tuple[Tensor, Tensor]]] = [self._sums_at_risk]
-            looks += [partial(self._at_risk_after, terms) for terms in CHUNKS]
+            looks += [partial(self._sums_at_risk_after, terms) for terms in CHUNKS]
             for look in looks:
                 if _share(look(q[:1], bits)[1]) <= FEW:
                     sums, at_risk = look(q, bits)
@@ -191,7 +191,7 @@ class Product:
         largest = max(self._data[1], -self._data[0])
         return Product(self._weight.abs(), (0, largest), None, self._layer)
 
-    def _at_risk_after(self, terms: int, q: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    def _sums_at_risk_after(self, terms: int, q: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         """Sums, and which of them are at risk with chunks of ``terms`` terms in order.
 
         Within a chunk, p and m are those of its terms, and b is the sum before it.
@@ -311,7 +311,7 @@ def check_arithmetic(device: torch.device) -> None:
         "linear layer": nn.Linear(64, 64, device="meta"),
     }
     for name, layer in layers.items():
-        for weight_bits, data_bits in ((4, 8), (8, 8), (16, 16)):
+        for weight_bits, data_bits in ((3, 12), (6, 12), (16, 16)):  # float32, split, float64
             greatest = 2 ** (weight_bits - 1), 2**data_bits - 1
             signs = torch.randint(2, layer.weight.shape, generator=random) * 2 - 1
             weight = signs * (greatest[0] - torch.randint(2, signs.shape, generator=random))
