@@ -75,8 +75,8 @@ class Product:
         self._dtype = torch.float32 if self.route == "float32" else torch.float64
         self._parts = [(1, weight.to(self._dtype))]
         if self.route == "split":
-            high, low = _parts(weight, shift)
-            self._parts = [(1, low.float()), (2**shift, high.float())]
+            upper, lower = _parts(weight, shift)
+            self._parts = [(1, lower.float()), (2**shift, upper.float())]
         self._start = self._bias.to(self._dtype)
         self._chunked: dict[int, list[tuple[slice, Product]]] = {}
 
@@ -94,7 +94,8 @@ class Product:
         """
         with self._exact(q):
             if self._fits(bits):
-                return torch.zeros_like(self._sums(q), dtype=torch.bool)
+                size = self._sums(q[:1]).shape[1:]
+                return torch.zeros(len(q), *size, dtype=torch.bool, device=q.device)
             return self._middle_at_risk(q, bits)[1]
 
     def saturated(self, q: Tensor, bits: int) -> Tensor:
