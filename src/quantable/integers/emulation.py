@@ -16,8 +16,9 @@ else it is one in float64; so it always is on CUDA, where a convolution may tran
 and leaves a rest that is rounded away.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, cached_property, partial
 from itertools import product
 from math import prod
 from typing import Literal, NamedTuple, cast
@@ -34,8 +35,8 @@ from quantable.base.errors import UserError
 
 FLOAT32, FLOAT64 = 2**24, 2**53  # below, integers and their sums are exact
 FEW = 0.01  # share of a layer's sums that are repaired one by one; above, all are added anew
-CHUNK = 144  # terms between two looks at a sum in the stated order: 16 channels of 3x3
-BLOCK = 2**18  # numbers of a working set that stays in a core's cache
+CHUNKS = (432, 72)  # terms between two looks at a sum in the stated order: 48 channels of 3x3, 8
+SUMS, TERMS = 2**18, 2**22  # numbers that are worked on at a time: in a core's cache, in memory
 CONVOLUTIONS: Sequence[Callable[..., Tensor]] = (F.conv1d, F.conv2d, F.conv3d)
 # Layers that compute the sums of their weights and of their input with zeros around it.
 PLAIN = {cls.forward for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame, nn.Linear)}
@@ -68,19 +69,21 @@ class Product:
         self._bias = weight.new_zeros(len(weight)) if bias is None else bias
         low, high = extremes(weight, self._data)
         self.low, self.high = low + self._bias, high + self._bias
+        self._range = int(self.low.min()), int(self.high.max())
         reach = max(_reach(low, high), _reach(self.low, self.high))  # the bias may be added last
-        self.route, self._shift = _route(weight, self._data, reach)
+        self.route, shift = _route(weight, self._data, reach)
         self._dtype = torch.float32 if self.route == "float32" else torch.float64
-        self._factors = (
-            [part.float() for part in _parts(weight, self._shift)]
-            if self.route == "split"
-            else [weight.to(self._dtype)]
-        )
+        self._parts = [(1, weight.to(self._dtype))]
+        if self.route == "split":
+            upper, lower = _parts(weight, shift)
+            self._parts = [(1, lower.float()), (2**shift, upper.float())]
+        self._start = self._bias.to(self._dtype)
+        self._chunked: dict[int, list[tuple[slice, Product]]] = {}
 
     def sums(self, q: Tensor) -> Tensor:
         """Exact sums of data ``q``: integers in float32 or float64."""
-        check_arithmetic(q.device)
-        return self._sums(self._checked(q))
+        with self._exact(q):
+            return self._sums(q)
 
     def at_risk(self, q: Tensor, bits: int) -> Tensor:
         """Whether a sum leaves ``bits`` bits in some order of its terms, the bias first.
@@ -89,55 +92,62 @@ class Product:
         zero. Both stay within P bits where |2 b + p - m + 1| + (p + m) < 2^P; p - m and p + m are
         two products.
         """
-        check_arithmetic(q.device)
-        return self._at_risk(self._checked(q), bits)[1]
+        with self._exact(q):
+            if self._fits(bits):
+                size = self._sums(q[:1]).shape[1:]
+                return torch.zeros(len(q), *size, dtype=torch.bool, device=q.device)
+            return self._middle_at_risk(q, bits)[1]
 
     def saturated(self, q: Tensor, bits: int) -> Tensor:
         """Sums clipped to ``bits`` bits after each addition, in the stated order.
 
-        Where no partial sum leaves the range, clipping changes nothing. So sums at risk alone are
-        added one term after the other, unless they are more than a hundredth. Where many are in
-        some order, those that are in the stated order are looked for.
+        Where no partial sum leaves the range, clipping changes nothing. So only sums at risk are
+        added one term after the other, unless they are more than a hundredth. They are at risk in
+        some order or, where that is most of them, in the stated one, at which is looked after each
+        chunk of input channels: the first image tells how closely.
         """
-        check_arithmetic(q.device)
-        self._checked(q)
         if not self._geometry.stride and q.dim() > 2:
             return self.saturated(q.flatten(0, -2), bits).view(*q.shape[:-1], -1)
-        with torch.no_grad():
+        with self._exact(q):
             if self._fits(bits):
                 return self._sums(q)
-            if _share(self._at_risk(q[:1], bits)[1]) <= FEW:
-                sums, at_risk = self._at_risk(q, bits)
-            else:
-                sums, at_risk = self._at_risk_in_order(q, bits)
-            if _share(at_risk) > FEW:
-                return self._added_up(sums, q, bits)
-            return self._repaired(sums, at_risk, q, bits)
+            looks: list[Callable[[Tensor, int], tuple[Tensor, Tensor]]] = [self._sums_at_risk]
+            looks += [partial(self._sums_at_risk_after, terms) for terms in CHUNKS]
+            for look in looks:
+                if _share(look(q[:1], bits)[1]) <= FEW:
+                    sums, at_risk = look(q, bits)
+                    share = _share(at_risk)
+                    if share <= FEW:
+                        return self._repaired(sums, at_risk, q, bits) if share else sums
+                    break
+            return self._added_up(q, bits)
 
-    def _checked(self, q: Tensor) -> Tensor:
-        low, high = q.aminmax()
-        assert self._data[0] <= float(low) <= float(high) <= self._data[1], "data leave their range"
-        return q
+    @contextmanager
+    def _exact(self, q: Tensor) -> Iterator[None]:
+        """Let only exact arithmetic run, on data that are as declared: the first ones tell."""
+        with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
+            check_arithmetic(q.device)
+            first = q[:1].float()  # to look at all takes a thirtieth of the time of their sums
+            assert first.equal(first.round().clamp(*self._data)), "data are no integers in range"
+            yield
 
-    @torch.no_grad()
     def _sums(self, q: Tensor) -> Tensor:
-        if self.route == "split":
-            q = q.float()
-            high, low = (self._multiply(q, factor, None) for factor in self._factors)
-            sums = low.double().add_(high, alpha=2**self._shift)
-            return sums.add_(self._by_channel(self._bias))
-        sums = self._multiply(q.to(self._dtype), self._factors[0], self._bias.to(self._dtype))
-        return sums.round_() if q.is_cuda else sums
+        if self.route != "split":
+            sums = self._multiply(q.to(self._dtype), self._parts[0][1], self._start)
+            return sums.round_() if q.is_cuda else sums
+        q, sums = q.float(), self._by_channel(self._start)
+        for factor, part in self._parts:
+            sums = torch.add(sums, self._multiply(q, part, None), alpha=factor)
+        return sums
 
     def _multiply(self, q: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         of = self._geometry
-        with torch.autocast(q.device.type, enabled=False):
-            if not of.stride:
-                return F.linear(q, weight, bias)
-            if of.pads_ahead:
-                q = self._padded(q)
-            convolve = CONVOLUTIONS[len(of.stride) - 1]
-            return convolve(q, weight, bias, of.stride, of.padding, of.dilation, of.groups)
+        if not of.stride:
+            return F.linear(q, weight, bias)
+        if of.pads_ahead:
+            q = self._padded(q)
+        convolve = CONVOLUTIONS[len(of.stride) - 1]
+        return convolve(q, weight, bias, of.stride, of.padding, of.dilation, of.groups)
 
     def _padded(self, q: Tensor) -> Tensor:
         """``q`` with the zeros around it that the layer adds."""
@@ -154,19 +164,24 @@ class Product:
     def _fits(self, bits: int) -> bool:
         """Whether no partial sum of any data leaves ``bits`` bits."""
         least, greatest = _range(bits)
-        return least <= int(self.low.min()) and int(self.high.max()) <= greatest
+        return least <= self._range[0] and self._range[1] <= greatest
 
     # Risk. In float32, P is at most 24 or all sums fit; and what is rounded has at least the
     # magnitude 2^24 before and after, so that its comparison with 2^P is right.
 
-    @torch.no_grad()
-    def _at_risk(self, q: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    def _middle_at_risk(self, q: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        """The 2 b + p - m + 1 of sums, and which of them are at risk in some order."""
+        middle = self._middle._sums(q)
+        return middle, middle.abs().add_(self._sum_magnitudes(q)) >= 2**bits
+
+    def _sums_at_risk(self, q: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         """Sums, and which of them are at risk in some order."""
-        sums = self._sums(q)
-        if self._fits(bits):
-            return sums, torch.zeros_like(sums, dtype=torch.bool)
-        middle = sums + self._by_channel(self._bias + 1).to(sums.dtype)  # 2 b + p - m + 1
-        return sums, middle.abs_().add_(self._sum_magnitudes(q)) >= 2**bits
+        middle, at_risk = self._middle_at_risk(q, bits)
+        return middle.sub_(self._by_channel(self._bias + 1)), at_risk
+
+    @cached_property
+    def _middle(self) -> "Product":
+        return Product(self._weight, self._data, 2 * self._bias + 1, self._layer)
 
     def _sum_magnitudes(self, q: Tensor) -> Tensor:
         """Sums of the terms without their signs and without the bias: p + m."""
@@ -177,95 +192,98 @@ class Product:
         largest = max(self._data[1], -self._data[0])
         return Product(self._weight.abs(), (0, largest), None, self._layer)
 
-    def _at_risk_in_order(self, q: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        """Sums, and which of them are at risk with chunks of input channels in order.
+    def _sums_at_risk_after(self, terms: int, q: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        """Sums, and which of them are at risk with chunks of ``terms`` terms in order.
 
         Within a chunk, p and m are those of its terms, and b is the sum before it.
         """
         by_group = q.reshape(len(q), self._geometry.groups, -1, *q.shape[2:])
-        twice = self._by_channel(2 * self._bias + 1).to(self._dtype)  # 2 b + 1
+        twice = self._by_channel(2 * self._start + 1)  # 2 b + 1
         worst = twice.abs()
-        for channels, chunk in self._chunks:
-            x = by_group[:, :, channels].flatten(1, 2)
+        for channels, chunk in self._chunks(terms):
+            x = by_group[:, :, channels].flatten(1, 2).contiguous()
             sums = chunk._sums(x)
             twice = twice + sums
-            worst = torch.maximum(worst, twice.abs().add_(chunk._sum_magnitudes(x)))
+            reach = chunk._sum_magnitudes(x).add_(twice.abs())
+            worst = reach if worst.dim() < reach.dim() else torch.maximum(worst, reach, out=reach)
             twice.add_(sums)
         return twice.sub_(1).mul_(0.5), worst >= 2**bits
 
-    @cached_property
-    def _chunks(self) -> list[tuple[slice, "Product"]]:
+    def _chunks(self, terms: int) -> list[tuple[slice, "Product"]]:
         """Products of consecutive input channels of each group."""
-        size = max(1, CHUNK // prod(self._weight.shape[2:]))
-        slices = [slice(c, c + size) for c in range(0, self._weight.shape[1], size)]
-        return [(of, Product(self._weight[:, of], self._data, None, self._layer)) for of in slices]
+        if terms not in self._chunked:
+            size = max(1, terms // prod(self._weight.shape[2:]))
+            slices = [slice(c, c + size) for c in range(0, self._weight.shape[1], size)]
+            self._chunked[terms] = [
+                (of, Product(self._weight[:, of], self._data, None, self._layer)) for of in slices
+            ]
+        return self._chunked[terms]
 
     # Saturation, term by term.
 
-    def _added_up(self, sums: Tensor, q: Tensor, bits: int) -> Tensor:
-        """All sums again, clipped after each term; as many images at a time as a cache holds."""
-        groups, (weight, start) = self._geometry.groups, self._for_clipping(bits)
-        x, taps = self._data_by_tap(q.to(weight.dtype), sums)
+    def _added_up(self, q: Tensor, bits: int) -> Tensor:
+        """All sums, clipped after each term."""
+        (weight, start), groups = self._for_clipping(bits), self._geometry.groups
+        weight = weight.view(groups, -1, weight[0].numel()).permute(2, 0, 1)[..., None].contiguous()
         start = start.view(groups, -1, 1)
-        weight = weight.view(groups, start.shape[1], -1)
-        images = max(1, BLOCK // sums[0].numel())
+        x, taps, size = self._data_by_place(q.to(weight.dtype))
+        images = min(SUMS // (start.numel() * prod(size)), TERMS // (x[0, 0].numel() * len(taps)))
         found = []
-        for some in x.split(images):  # type: ignore[no-untyped-call]
-            columns = some[..., taps].permute(1, 2, 3, 0, 4)  # (groups, channels, taps, n, place)
-            columns = columns.reshape(groups, weight.shape[2], -1)
-            added = start.repeat(1, 1, columns.shape[2])
-            for term in range(weight.shape[2]):
-                added.addcmul_(columns[:, None, term], weight[:, :, term, None])
-                added.clamp_(*_range(bits))
-            added = added.view(len(start) * start.shape[1], len(some), *sums.shape[2:])
-            found.append(added.transpose(0, 1))
-        return torch.cat(found).to(sums.dtype)
+        for some in x.split(max(1, images)):  # type: ignore[no-untyped-call]
+            data = some[:, taps].permute(4, 1, 3, 0, 2)  # (channels, taps, groups, n, sums)
+            data = data.reshape(len(weight), groups, 1, -1)
+            sums = start.repeat(1, 1, data.shape[3])
+            for datum, w in zip(data, weight, strict=True):
+                sums.addcmul_(datum, w).clamp_(*_range(bits))
+            found.append(sums.view(-1, len(some), *size).transpose(0, 1))
+        return torch.cat(found)
 
     def _repaired(self, sums: Tensor, at_risk: Tensor, q: Tensor, bits: int) -> Tensor:
         """``sums`` with those at risk added again, clipped after each term."""
-        weight, start = self._for_clipping(bits)
-        x, taps = self._data_by_tap(q.to(weight.dtype), sums)
-        channels = torch.arange(x.shape[2], device=q.device)[:, None]
-        per_group = len(weight) // self._geometry.groups
+        (weight, start), groups = self._for_clipping(bits), self._geometry.groups
+        weight = weight.transpose(1, 2)  # (c_out, taps, channels)
+        x, taps, _ = self._data_by_place(q.to(weight.dtype))
         found = []
-        where = at_risk.reshape(*at_risk.shape[:2], -1).nonzero()
-        rows = max(1, BLOCK // weight.shape[1])
-        for some in where.split(rows):  # type: ignore[no-untyped-call]
-            image, channel, place = some.T[..., None, None]
-            terms = x[image, channel // per_group, channels, taps.T[place[:, :, 0]]]
-            terms = (terms.flatten(1) * weight[some[:, 1]]).T.contiguous()
-            added = start[some[:, 1]]
-            for term in terms:
-                added.add_(term).clamp_(*_range(bits))
-            found.append(added)
-        return sums.masked_scatter(at_risk, torch.cat(found).to(sums.dtype)) if found else sums
+        where = (
+            at_risk.flatten(2).nonzero() if at_risk.dim() > 2 else F.pad(at_risk.nonzero(), (0, 1))
+        )
+        for some in where.split(max(1, TERMS // weight[0].numel())):  # type: ignore[no-untyped-call]
+            image, channel, place = some.T
+            group = channel // (len(weight) // groups)
+            terms = x[image[:, None], taps[:, place].T, group[:, None]] * weight[channel]
+            again = start[channel]
+            for term in terms.permute(2, 1, 0).flatten(0, 1):
+                again.add_(term).clamp_(*_range(bits))
+            found.append(again)
+        return sums.masked_scatter(at_risk, torch.cat(found).to(sums.dtype))
 
     def _for_clipping(self, bits: int) -> tuple[Tensor, Tensor]:
-        """Weights, (c_out, terms), and clipped biases in a dtype that holds a sum and a term."""
+        """Weights, (c_out, channels, taps), and clipped biases, in a dtype that a step fits."""
         least, greatest = _range(bits)
         term = int(self._weight.abs().max()) * max(self._data[1], -self._data[0])
         dtype = torch.float32 if term - least < FLOAT32 else torch.float64
-        return self._weight.flatten(1).to(dtype), self._bias.clamp(least, greatest).to(dtype)
+        weight = self._weight.reshape(*self._weight.shape[:2], -1)
+        return weight.to(dtype), self._bias.clamp(least, greatest).to(dtype)
 
-    def _data_by_tap(self, q: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Padded data, and where they are multiplied.
+    def _data_by_place(self, q: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Padded data by place, (n, places, groups, channels), and where they are multiplied.
 
-        The first are (n, groups, channels, places). The others are for each tap of the kernel and
-        each sum of a channel the place of its datum, (taps, sums).
+        That is, for each tap of the kernel and each sum of a channel, the place of the datum,
+        (taps, sums). The last are the sizes of a channel's sums.
         """
-        of, padded = self._geometry, self._padded(q)
+        of, kernel, padded = self._geometry, self._weight.shape[2:], self._padded(q)
+        walk = list(zip(padded.shape[2:], kernel, of.stride, of.dilation, strict=True))
+        size = [(n - (k - 1) * dilation - 1) // stride + 1 for n, k, stride, dilation in walk]
         x = padded.reshape(len(q), of.groups, self._weight.shape[1], -1)
         places = torch.arange(x.shape[3], device=q.device).view(padded.shape[2:])
         found = []
-        for tap in product(*map(range, self._weight.shape[2:])):
+        for tap in product(*map(range, kernel)):
             window = tuple(
                 slice(at * dilation, at * dilation + (count - 1) * stride + 1, stride)
-                for at, dilation, stride, count in zip(
-                    tap, of.dilation, of.stride, sums.shape[2:], strict=True
-                )
+                for at, count, (*_, stride, dilation) in zip(tap, size, walk, strict=True)
             )
             found.append(places[window].flatten())
-        return x, torch.stack(found)
+        return x.permute(0, 3, 1, 2).contiguous(), torch.stack(found), size
 
 
 def wrap(sums: Tensor, bits: int) -> Tensor:
@@ -294,7 +312,7 @@ def check_arithmetic(device: torch.device) -> None:
         "linear layer": nn.Linear(64, 64, device="meta"),
     }
     for name, layer in layers.items():
-        for weight_bits, data_bits in ((4, 8), (8, 8), (16, 16)):
+        for weight_bits, data_bits in ((3, 12), (6, 12), (16, 16)):  # float32, split, float64
             greatest = 2 ** (weight_bits - 1), 2**data_bits - 1
             signs = torch.randint(2, layer.weight.shape, generator=random) * 2 - 1
             weight = signs * (greatest[0] - torch.randint(2, signs.shape, generator=random))
