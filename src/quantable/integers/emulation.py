@@ -25,8 +25,6 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.parametrize import type_before_parametrizations
@@ -39,7 +37,8 @@ CHUNKS = (432, 72)  # terms between two looks at a sum in the stated order: 48 c
 SUMS, TERMS = 2**18, 2**22  # numbers that are worked on at a time: in a core's cache, in memory
 CONVOLUTIONS: Sequence[Callable[..., Tensor]] = (F.conv1d, F.conv2d, F.conv3d)
 # Layers that compute the sums of their weights and of their input with zeros around it.
-PLAIN = {cls.forward for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame, nn.Linear)}
+PLAIN = {cls.forward for cls in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)}
+SAME = "timm.layers.conv2d_same.Conv2dSame"  # by name: timm takes seconds to load, few need it
 
 
 class Product:
@@ -152,7 +151,9 @@ class Product:
     def _padded(self, q: Tensor) -> Tensor:
         """``q`` with the zeros around it that the layer adds."""
         of = self._geometry
-        if isinstance(self._layer, Conv2dSame):
+        if _is_same(self._layer):
+            from timm.layers.padding import pad_same
+
             kernel, stride, dilation = map(list, (self._weight.shape[2:], of.stride, of.dilation))
             return cast(Tensor, pad_same(q, kernel, stride, dilation))
         return F.pad(q, of.border)
@@ -345,7 +346,7 @@ def _geometry(layer: nn.Module) -> _Geometry:
     kind = type_before_parametrizations(layer)
     if isinstance(layer, _ConvTransposeNd):
         raise UserError(f"{kind.__name__}: sums in integers are not known of transposed ones")
-    if getattr(kind, "forward", None) not in PLAIN:
+    if getattr(kind, "forward", None) not in PLAIN and not _is_same(layer):
         raise UserError(f"{kind.__name__}: it is not known how this class computes its sums")
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return _Geometry()
@@ -354,9 +355,15 @@ def _geometry(layer: nn.Module) -> _Geometry:
             f"padding_mode={layer.padding_mode!r}: sums in integers are known with zeros around"
         )
     border = layer._reversed_padding_repeated_twice
-    pads_ahead = isinstance(layer, Conv2dSame) or border[::2] != border[1::2]
+    pads_ahead = _is_same(layer) or border[::2] != border[1::2]
     padding = (0,) * len(layer.stride) if pads_ahead else tuple(border[::-2])
     return _Geometry(layer.stride, padding, layer.dilation, layer.groups, border, pads_ahead)
+
+
+def _is_same(layer: nn.Module) -> bool:
+    """Whether it is timm's convolution that pads by the size of its input, as TensorFlow does."""
+    kind = type_before_parametrizations(layer)
+    return f"{kind.__module__}.{kind.__qualname__}" == SAME
 
 
 def extremes(weight: Tensor, data: tuple[int, int]) -> tuple[Tensor, Tensor]:
