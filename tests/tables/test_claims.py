@@ -46,6 +46,9 @@ def claim(**own: Any) -> Any:
         ({"kind": "spread", "rows": ["a", "b", "c"]}, {0: 6}, None),  # seed 0 alone has all three
         ({"kind": "spread", "rows": ["a", "b"]}, {0: 1, 2: 4}, None),
         ({"kind": "spread", "rows": ["a", "none"]}, {}, None),
+        ({"kind": "differ", "rows": ["a", "b"], "values": [80, 81]}, {0: 0, 2: 2}, None),
+        ({"kind": "differ", "values": [81], "within": 1.0}, {0: 0, 1: 0, 2: 1}, None),
+        ({"kind": "differ", "rows": ["a", "none"], "values": [80, 81]}, {}, None),
         ({"kind": "tested", "tests": ["tests/a.py::test_a"]}, {}, None),
         ({"kind": "drop", "reference": "b"}, {0: 1, 2: 4}, "b"),
         ({"kind": "drop", "reference": "none"}, {}, "none"),

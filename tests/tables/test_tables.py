@@ -212,6 +212,7 @@ LAST = ("rows", "last")
 CLAIM = ("claims", "C-1")
 BOPS = {"budget": "bops", "share": 0.5}
 CLAIM_OVER = GOOD["claims"]["C-1"] | {"kind": "over"}
+CLAIM_DIFFER = GOOD["claims"]["C-1"] | {"kind": "differ", "values": [90.0, 91.0]}
 CLAIM_BEHIND = GOOD["claims"]["C-1"] | {"kind": "behind"}
 NUMBER = (*FLOAT, "published", "top1_pct")
 
@@ -277,6 +278,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         ((*CLAIM, "kind"), "times", "toy.yaml: claims.C-1: kind: times needs reference"),
         ((*CLAIM, "reference"), "float", "toy.yaml: claims.C-1: kind: value has no reference"),
         ((*CLAIM, "kind"), "over", "toy.yaml: claims.C-1: kind: over needs over"),
+        (CLAIM, CLAIM_DIFFER, "toy.yaml: claims.C-1: values: 2 numbers for 1 rows"),
         ((*CLAIM, "over"), "macs_m", "toy.yaml: claims.C-1: kind: value has no over"),
         ((*CLAIM, "kind"), "behind", "toy.yaml: claims.C-1: kind: behind needs others"),
         (CLAIM, CLAIM_BEHIND | {"others": []}, "toy.yaml: claims.C-1.others: .*at least 1"),

@@ -123,6 +123,7 @@ class Rows:
                 policy=self._solved(name, bits),
                 uniform=self._beside(row, seed),
                 layer=self._layer(name, shapes),
+                accumulator=cell.config["bits"]["accumulator"],
             )
         return RowFacts(facts, row.reason or missing, given is not None)
 
