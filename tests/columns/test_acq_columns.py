@@ -79,6 +79,20 @@ def test_every_number_by_hand_is_met() -> None:
     assert sum(len(c.rows) for c in table.claims.values()) == 2 * 29 + 7 * 17 + 2 * 20 + 2 * 21
 
 
+def test_two_times_is_the_ceiling_and_what_is_measured_needs_an_arm_processor() -> None:
+    report = Reporter(load_table("acq_speedup"), Asked(), []).report()
+    verdicts = {claim.claim: claim.verdict for claim in report.claims}
+    assert verdicts.pop("AC-2, measured") == "not judged"
+    assert verdicts == {"AC-2": "holds", "AC-2, generated code": "holds"}
+    numbers = {(entry.row, entry.column): entry for entry in report.rows}
+    halved = numbers["sums_16", "dotprod_speedup"].measured
+    assert halved is not None
+    assert halved.mean == 0.5
+    missing = numbers["measured", "neon_speedup"]
+    assert missing.measured is None
+    assert str(missing.reason).startswith("not run: the claim is about an Arm processor")
+
+
 def test_a_number_that_is_off_is_counted() -> None:
     narrow = Asked(("model.net.width=0.25",), rows=("allcnn_c", *ALLCNN))
     table = load_table("acq_bounds")
