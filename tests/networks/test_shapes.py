@@ -36,6 +36,7 @@ BLOCKS = {
     "alexnet_groups": 0,
     "alexnet_torchvision": 0,
     "lenet5": 0,
+    "allcnn_c": 0,
 }
 JOINED = ("nasnet_mobile",)  # put channels beside others
 

@@ -77,11 +77,12 @@ def families() -> dict[str, list[str]]:
 FAMILIES = families()
 RESNET8 = FAMILIES["resnet8_cifar"]
 PAIRS = [(method, family) for method in METHODS for family in FAMILIES]
+PAIRS.remove(("ad_pruning", "lenet5"))  # refused: a map made a vector mixes positions and channels
 
 
 def test_discovery() -> None:
     assert len(METHODS) == 10
-    assert len(FAMILIES) == 14
+    assert len(FAMILIES) == 15
     assert set(OWN_WORDS) <= set(METHODS)
 
 
