@@ -74,9 +74,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=21)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    features = flags()
     arm = platform.machine() in ("aarch64", "arm64", "armv7l", "armv8l")
-    print(f"{platform.machine()}, {' '.join(features) or 'no known vector extension'}, one thread")
+    print(f"{platform.machine()}: {processor()}; one thread")
     print(f"{'form':16} {'16 bit ms':>10} {'32 bit ms':>10} {'32 / 16':>8} {'quartiles':>14}")
     best = float("inf")
     for form, operand_bits in FORMS:
@@ -135,11 +134,13 @@ def int_mm(repeats: int) -> float:
     return statistics.median(seconds[1:])
 
 
-def flags() -> list[str]:
-    """Vector extensions of this processor that such kernels may use, as Linux names them."""
+def processor() -> str:
+    """Model and vector extensions that such kernels may use, as Linux names them."""
     file = Path("/proc/cpuinfo")
-    words = set(file.read_text().split()) if file.exists() else set()
-    return [flag for flag in FLAGS if flag in words]
+    text = file.read_text() if file.exists() else ""
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    known = [flag for flag in FLAGS if flag in text.split()]
+    return f"{model[1] if model else platform.processor() or 'unknown'}, {' '.join(known) or '-'}"
 
 
 if __name__ == "__main__":

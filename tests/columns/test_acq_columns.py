@@ -10,7 +10,9 @@ from quantable.columns.facts import Facts
 from quantable.config.composition import compose_run
 from quantable.cost.hardware import hardware_of
 from quantable.networks.layers import LayerShape, uniform
+from quantable.report.figures.budgets import describe
 from quantable.report.reporter import Reporter
+from quantable.report.shapes import Grid
 from quantable.tables.cells import Asked
 from quantable.tables.schema import load_table
 
@@ -77,6 +79,17 @@ def test_every_number_by_hand_is_met() -> None:
     assert len(report.claims) == 13
     table = load_table("acq_bounds")
     assert sum(len(c.rows) for c in table.claims.values()) == 2 * 29 + 7 * 17 + 2 * 20 + 2 * 21
+
+
+def test_the_figure_has_a_grid_for_each_whole_network() -> None:
+    table = load_table("acq_bounds")
+    grids = dict(describe(Reporter(table, Asked(), []), "budgets", table.figures["budgets"]))
+    networks = ("allcnn_c", "alexnet", "torchvision", "lenet5", "network")
+    assert list(grids) == [f"budgets_{name}" for name in networks]
+    grid = grids["budgets_alexnet"]
+    assert isinstance(grid, Grid)
+    assert grid.columns[5] == "fc6"  # type: ignore[index]
+    assert [line[5] for line in grid.groups[0].rows.values()] == [18, 10, 2, -2, -6]
 
 
 def test_two_times_is_the_ceiling_and_what_is_measured_needs_an_arm_processor() -> None:
