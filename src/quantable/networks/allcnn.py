@@ -56,5 +56,5 @@ class AllCNN(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores, ``(n, classes)``."""
-        scores: Tensor = super().forward(x).mean(dim=(2, 3))
+        scores: Tensor = super().forward(x).mean(dim=(2, 3))  # type: ignore[no-untyped-call]
         return scores

@@ -97,6 +97,7 @@ class Rows:
         facts = {}
         for seed, cell in cells.items():
             record, phase = records[seed], None
+            missing = cell.impossible or missing
             if cell.search is not None:
                 missing = "the search that chooses its bit-widths is not run"
             if record is not None and record.scores is None:
