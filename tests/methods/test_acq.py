@@ -111,7 +111,7 @@ def test_a_calibration_does_not_depend_on_the_batches(bits: int) -> None:
     exponents = []
     for size in (1, 5, 24):
         torch.manual_seed(0)
-        net = allcnn_c(10, 3, width=0.1)
+        net = allcnn_c(10, 3, width=0.1, dropout=True)
         quantize = acq(net, (bits, bits))
         calibrate(net, in_batches(size))
         exponents.append({name: q.exponent.item() for name, q in quantize.act_quantizers.items()})
@@ -120,7 +120,7 @@ def test_a_calibration_does_not_depend_on_the_batches(bits: int) -> None:
 
 def test_exponents_are_those_of_the_float_network_over_all_images() -> None:
     torch.manual_seed(0)
-    net = allcnn_c(10, 3, width=0.1).eval()
+    net = allcnn_c(10, 3, width=0.1, dropout=True).eval()
     inputs: dict[str, Tensor] = {}
     layers = {name: net.get_submodule(name) for name in ("conv1", "conv4", "conv9")}
     with torch.no_grad(), hooked(layers, lambda name, args, _: inputs.update({name: args[0]})):
@@ -173,7 +173,7 @@ def test_sums_of_integers_with_their_bias_are_what_the_layer_computes() -> None:
 
 def test_needed_bits_hold_for_the_worst_data_and_no_fewer_do() -> None:
     torch.manual_seed(0)
-    net = allcnn_c(10, 3, width=0.1)
+    net = allcnn_c(10, 3, width=0.1, dropout=True)
     nn.init.uniform_(net.conv4.bias, -3, 3)
     quantize = calibrated(net, (4, 3))
     for name in ("conv1", "conv4"):
@@ -192,7 +192,7 @@ def test_needed_bits_hold_for_the_worst_data_and_no_fewer_do() -> None:
 
 def test_layers_whose_sums_no_longer_fit_lose_bits_of_their_weights() -> None:
     torch.manual_seed(0)
-    net = allcnn_c(10, 3, width=0.1)
+    net = allcnn_c(10, 3, width=0.1, dropout=True)
     quantize = calibrated(net, (6, 4))
     needed = {name: quantize.needed_bits(name) for name in quantize.integer_layers}
     quantize.accumulator = max(needed.values())
@@ -216,20 +216,20 @@ def test_layers_whose_sums_no_longer_fit_lose_bits_of_their_weights() -> None:
 
 
 def test_a_layer_that_cannot_fit_is_named() -> None:
-    quantize = calibrated(allcnn_c(10, 3, width=0.1), (2, 8), accumulator=6)
+    quantize = calibrated(allcnn_c(10, 3, width=0.1, dropout=True), (2, 8), accumulator=6)
     with pytest.raises(UserError, match=r"layer 'conv1': infeasible: its sums need \d+ bits at 2-"):
         quantize.narrow()
 
 
 def test_state_brings_back_exponents_bits_and_biases(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    net = allcnn_c(10, 3, width=0.1)
+    net = allcnn_c(10, 3, width=0.1, dropout=True)
     quantize = calibrated(net, (5, 4))
     quantize.set_bits({"conv2": Bits(3, 4)})
     weight, _ = quantize.quantizers_of("conv2")
     weight.fix(weight.best_exponent(raw_weight(net.conv2)))
     torch.save(net.state_dict(), tmp_path / "net.pt")
-    other = allcnn_c(10, 3, width=0.1)
+    other = allcnn_c(10, 3, width=0.1, dropout=True)
     restored = acq(other, (5, 4))
     other.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     assert restored.bits == quantize.bits
@@ -239,7 +239,7 @@ def test_state_brings_back_exponents_bits_and_biases(tmp_path: Path) -> None:
 
 
 def test_a_bias_learns_through_its_grid() -> None:
-    net = allcnn_c(10, 3, width=0.1)
+    net = allcnn_c(10, 3, width=0.1, dropout=True)
     calibrated(net, (4, 4))
     net.eval()(images()[0]).square().sum().backward()
     for layer in (net.conv1, net.conv9):
@@ -256,4 +256,4 @@ def test_channels_of_inputs_cannot_have_exponents_of_their_own() -> None:
         accumulator=None,
     )
     with pytest.raises(UserError, match="one exponent for all of its inputs"):
-        quantize.attach(allcnn_c(10, 3, width=0.1), IMAGE)
+        quantize.attach(allcnn_c(10, 3, width=0.1, dropout=True), IMAGE)

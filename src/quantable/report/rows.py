@@ -188,6 +188,11 @@ class Rows:
         measured = self.measured(name, column)
         return None if measured is None else measured.mean
 
+    def impossible(self, name: str) -> bool:
+        """Whether no seed of a row can have a number: a search found no bit-widths for it."""
+        row = self.table.cell_of(name)
+        return all(self.cell(row, self.budget, seed).impossible for seed in self.seeds)
+
     def measured(self, name: str, column: str) -> Measured | None:
         """A row's number over its seeds."""
         return self._over_seeds(self.by_seed(name, column), [(name, column)])
