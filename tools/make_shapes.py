@@ -46,6 +46,9 @@ NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
     ("timm", {"name": "tf_efficientnet_lite0.in1k"}, 1000, (3, 224, 224)),
     ("sqnxt23_w2", {}, 1000, (3, 224, 224)),
     ("nasnet_mobile", {}, 1001, (3, 224, 224)),  # the authors' classifier has a background class
+    ("alexnet_groups", {}, 1000, (3, 227, 227)),
+    ("alexnet_torchvision", {}, 1000, (3, 224, 224)),
+    ("lenet5", {}, 10, (1, 28, 28)),
 ]
 
 

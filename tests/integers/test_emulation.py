@@ -45,9 +45,7 @@ def terms_of(layer: nn.Module, weight: Tensor, q: Tensor) -> Integers:
     for o, c, at in product(range(c_out), range(per_group), np.ndindex(*kernel)):
         first = o // (c_out // layer.groups) * per_group
         starts = [a * d for a, d in zip(at, dilation, strict=True)]
-        window = [
-            slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(starts, out, stride, strict=True)
-        ]
+        window = [slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(starts, out, stride, strict=True)]
         term = c * int(np.prod(kernel)) + int(np.ravel_multi_index(at, kernel))
         found[:, o, ..., term] = x[:, first + c][(slice(None), *window)] * int(weight[o, c][at])
     assert dims == len(out)

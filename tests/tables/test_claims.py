@@ -52,6 +52,9 @@ def claim(**own: Any) -> Any:
         ({"kind": "fall", "rows": ["a", "b"], "feasible": 2}, {0: -1, 2: -4}, None),
         ({"kind": "fall", "rows": ["c", "a", "infeasible", "b"], "feasible": 3}, {0: 6}, None),
         ({"kind": "fall", "rows": ["a", "b", "none"], "feasible": 2}, {}, None),  # one is to come
+        ({"kind": "differ", "rows": ["a", "b"], "values": [80, 81]}, {0: 0, 2: 2}, None),
+        ({"kind": "differ", "values": [81], "within": 1.0}, {0: 0, 1: 0, 2: 1}, None),
+        ({"kind": "differ", "rows": ["a", "none"], "values": [80, 81]}, {}, None),
         ({"kind": "tested", "tests": ["tests/a.py::test_a"]}, {}, None),
         ({"kind": "drop", "reference": "b"}, {0: 1, 2: 4}, "b"),
         ({"kind": "drop", "reference": "none"}, {}, "none"),

@@ -178,7 +178,7 @@ class Spread(_Claim):
 
 
 class Fall(_Claim):
-    """How far one of ``rows``, infeasible ones left out, lies below an earlier one, seed by seed."""
+    """How far one of ``rows``, infeasible ones left out, is below an earlier one, seed by seed."""
 
     compares = False
     kind: Literal["fall"]
@@ -207,6 +207,31 @@ class Fall(_Claim):
         if left >= self.feasible:
             return None
         return f"{left} of {len(self.rows)} rows are feasible, {self.feasible} are needed"
+
+
+class Differ(_Claim):
+    """How many of ``rows`` are off their numbers in ``values`` by more than ``within`` (else 0)."""
+
+    compares = False
+    kind: Literal["differ"]
+    values: tuple[float, ...]
+    within: float = Field(default=0.0, ge=0)  # the numbers' own rounding
+
+    @model_validator(mode="after")
+    def _each(self) -> Self:
+        if len(self.values) != len(self.rows):
+            raise ValueError(f"values: {len(self.values)} numbers for {len(self.rows)} rows")
+        return self
+
+    def terms(self, row: str, about: Numbers) -> list[tuple[str, str]]:
+        """The column of every row."""
+        del row, about
+        return [(name, self.column) for name in self.rows]
+
+    def number(self, *terms: float) -> float | None:
+        """Count the rows that are off."""
+        pairs = zip(terms, self.values, strict=True)
+        return sum(abs(own - listed) > self.within for own, listed in pairs)
 
 
 class Tested(_Claim):
@@ -319,7 +344,9 @@ class Over(_Claim):
         return own / other if other != 0 else None
 
 
-AnyClaim = Value | Largest | Smallest | Spread | Fall | Tested | Drop | Behind | Times | Over
+AnyClaim = (
+    Value | Largest | Smallest | Spread | Fall | Differ | Tested | Drop | Behind | Times | Over
+)
 KINDS: Mapping[str, type[_Claim]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(AnyClaim)
 }
