@@ -38,6 +38,7 @@ NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
     ("resnet18_cifar", {"shortcuts": "all", "width": 0.25}, 200, (3, 64, 64)),
     ("allcnn_c", {}, 10, (3, 32, 32)),
     ("allcnn_c", {"width": 0.25}, 10, (3, 32, 32)),
+    ("allcnn_c", {"width": 0.25, "dropout": False}, 10, (3, 32, 32)),
     ("timm", {"name": "resnet18.tv_in1k"}, 1000, (3, 224, 224)),
     ("timm", {"name": "resnet50.tv_in1k"}, 1000, (3, 224, 224)),
     ("timm", {"name": "resnet101.tv_in1k"}, 1000, (3, 224, 224)),

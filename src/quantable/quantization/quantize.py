@@ -167,6 +167,14 @@ class Quantize(pl.Callback):
                     bias=None if layer.bias is None else cast(Tensor, layer.bias).detach(),
                 )
 
+    def integer_bias(self, name: str) -> Tensor | None:
+        """The integers that the sums of layer ``name`` begin with: int64 (c_out,).
+
+        None where its bias, if it has one, is added in float behind the sum, as here.
+        """
+        del name
+        return None
+
     def factory_of_weight(self, layer: nn.Module) -> Factory:
         """What makes the weight quantizer of ``layer``: the same for every kind of layer."""
         return self.weight

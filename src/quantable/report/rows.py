@@ -127,6 +127,7 @@ class Rows:
         facts = {}
         for seed, cell in cells.items():
             record, phase = records[seed], None
+            missing = cell.impossible or missing
             if cell.search is not None:
                 missing = "the search that chooses its bit-widths is not run"
             if record is not None and record.scores is None:
@@ -217,6 +218,11 @@ class Rows:
         """Mean of a row's numbers over its seeds."""
         measured = self.measured(name, column)
         return None if measured is None else measured.mean
+
+    def impossible(self, name: str) -> bool:
+        """Whether no seed of a row can have a number: a search found no bit-widths for it."""
+        row = self.table.cell_of(name)
+        return all(self.cell(row, self.budget, seed).impossible for seed in self.seeds)
 
     def measured(self, name: str, column: str) -> Measured | None:
         """A row's number over its seeds."""

@@ -22,6 +22,9 @@ class Numbers(Protocol):
     def mean(self, row: str, column: str) -> float | None:
         """Mean over the seeds that have one."""
 
+    def impossible(self, row: str) -> bool:
+        """Whether the row has no number and will have none: a search found no bit-widths."""
+
 
 class Bound(Strict):
     """When a claim holds: closed bounds, and whether the rows must rise from each to the next.
@@ -174,6 +177,38 @@ class Spread(_Claim):
         return max(terms) - min(terms)
 
 
+class Fall(_Claim):
+    """How far one of ``rows``, infeasible ones left out, is below an earlier one, seed by seed."""
+
+    compares = False
+    kind: Literal["fall"]
+    feasible: int = Field(ge=2)  # rows that are needed
+
+    def _possible(self, about: Numbers) -> list[str]:
+        return [row for row in self.rows if not about.impossible(row)]
+
+    def terms(self, row: str, about: Numbers) -> list[tuple[str, str]]:
+        """The column of every row that can have one, once all of these do."""
+        del row
+        possible = self._possible(about)
+        known = all(about.mean(name, self.column) is not None for name in possible)
+        return [(name, self.column) for name in possible] if known else []
+
+    def number(self, *terms: float) -> float | None:
+        """The largest fall; below 0 where all rise."""
+        return max(
+            (a - b for i, a in enumerate(terms) for b in terms[i + 1 :]),
+            default=None,
+        )
+
+    def doubt(self, about: Numbers) -> str | None:
+        """Whether too few rows are left."""
+        left = len(self._possible(about))
+        if left >= self.feasible:
+            return None
+        return f"{left} of {len(self.rows)} rows are feasible, {self.feasible} are needed"
+
+
 class Differ(_Claim):
     """How many of ``rows`` are off their numbers in ``values`` by more than ``within`` (else 0)."""
 
@@ -309,7 +344,9 @@ class Over(_Claim):
         return own / other if other != 0 else None
 
 
-AnyClaim = Value | Largest | Smallest | Spread | Differ | Tested | Drop | Behind | Times | Over
+AnyClaim = (
+    Value | Largest | Smallest | Spread | Fall | Differ | Tested | Drop | Behind | Times | Over
+)
 KINDS: Mapping[str, type[_Claim]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(AnyClaim)
 }

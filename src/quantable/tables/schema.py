@@ -85,11 +85,12 @@ class Tolerance(Strict):
 class Chosen(Strict):
     """Bit-widths that a search finds: the search's row, and what they may need of each cost.
 
-    Budgets are shares of the cost that the searched layers have before it.
+    Budgets are shares of the cost that the searched layers have before it; a search whose rule
+    chooses itself takes none.
     """
 
     by: str
-    budgets: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
+    budgets: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
