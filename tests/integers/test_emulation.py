@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from qonnx.core.datatype import DataType
-from qonnx.util.basic import calculate_matvec_accumulator_range
-from timm.layers import Conv2dSame, StdConv2d
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from quantable.base.errors import UserError
-from quantable.cost.accumulators import bits_of, data_type_bits
-from quantable.integers import emulation
-from quantable.integers.emulation import Product, check_arithmetic, wrap
+from quantable.cost.accumulators import bits_of
+from quantable.integers.emulation import Product, wrap
 
 Integers = NDArray[np.int64]
 
@@ -45,7 +41,9 @@ def terms_of(layer: nn.Module, weight: Tensor, q: Tensor) -> Integers:
     for o, c, at in product(range(c_out), range(per_group), np.ndindex(*kernel)):
         first = o // (c_out // layer.groups) * per_group
         starts = [a * d for a, d in zip(at, dilation, strict=True)]
-        window = [slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(starts, out, stride, strict=True)]
+        window = [
+            slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(starts, out, stride, strict=True)
+        ]
         term = c * int(np.prod(kernel)) + int(np.ravel_multi_index(at, kernel))
         found[:, o, ..., term] = x[:, first + c][(slice(None), *window)] * int(weight[o, c][at])
     assert dims == len(out)

@@ -66,7 +66,7 @@ class Product:
         self._data = min(data[0], 0), max(data[1], 0)  # a partial sum lacks terms, as a border does
         self._weight = weight
         self._bias = weight.new_zeros(len(weight)) if bias is None else bias
-        low, high = _extremes(weight, self._data)
+        low, high = extremes(weight, self._data)
         self.low, self.high = low + self._bias, high + self._bias
         reach = max(_reach(low, high), _reach(self.low, self.high))  # the bias may be added last
         self.route, self._shift = _route(weight, self._data, reach)
@@ -341,7 +341,7 @@ def _geometry(layer: nn.Module) -> _Geometry:
     return _Geometry(layer.stride, padding, layer.dilation, layer.groups, border, pads_ahead)
 
 
-def _extremes(weight: Tensor, data: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def extremes(weight: Tensor, data: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Least and greatest sum of each output channel with data in a range around 0."""
     flat = weight.flatten(1)
     above = flat.clamp(min=0).sum(1)
@@ -364,7 +364,7 @@ def _route(
     if reach < FLOAT32:
         return "float32", 0
     for shift in range(1, int(weight.abs().max()).bit_length()):
-        if all(_reach(*_extremes(part, data)) < FLOAT32 for part in _parts(weight, shift)):
+        if all(_reach(*extremes(part, data)) < FLOAT32 for part in _parts(weight, shift)):
             return "split", shift
     return "float64", 0
 

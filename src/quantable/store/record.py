@@ -116,10 +116,14 @@ class Integers(_Part):
     layers: dict[str, SumsOfLayer]
     exact_top1_pct: float
     agreement_pct: float  # test images with the fake-quantized network's class, sums wide enough
+    # Of those that have another one: how many have the first differing level in a layer's input.
+    first_differing: dict[str, int] = {}
     wrap_top1_pct: float | None = None  # null where no bits are declared
     wrap_agreement_pct: float | None = None  # with the integers' own class, sums wide enough
     saturate_top1_pct: float | None = None
     saturate_agreement_pct: float | None = None
+    # Commit, and whether all was committed, where a finished run was asked later.
+    later: tuple[str, bool] | None = None
 
 
 class DataFacts(_Part):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,11 @@ def load_network(record: Record, weights: Path) -> nn.Module:
     ``weights`` is ``weights/<record name>.pt`` of the store. Inputs are normalized images
     (n, c, h, w), outputs class scores (n, classes), computed in float32 with fake quantizers.
     """
+    return load_quantized(record, weights)[0]
+
+
+def load_quantized(record: Record, weights: Path) -> tuple[nn.Module, Quantize | None]:
+    """The same network, and what its quantizers hang on; None where it is float."""
     if not weights.is_file():
         raise UserError(f"{weights}: no such file; weights are kept where the run was trained")
     config = nested(record.config)
@@ -35,13 +40,14 @@ def load_network(record: Record, weights: Path) -> nn.Module:
     if config["recipe"]["channels_last"]:
         to_channels_last(net)
     state = torch.load(weights, map_location="cpu", weights_only=True)
+    quantize: Quantize | None = None
     if config["quantizer"]["callback"] is not None:
-        quantize: Quantize = make(config["quantizer"]["callback"])
+        quantize = cast(Quantize, make(config["quantizer"]["callback"]))
         quantize.signed = signed_in(state)
         quantize.attach(net, config["data"]["input_size"])
     shrink_to(net, state)
     net.load_state_dict(state)
-    return net.eval()
+    return net.eval(), quantize
 
 
 def signed_in(state: Mapping[str, Any]) -> set[str] | None:
