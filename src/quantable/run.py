@@ -52,7 +52,7 @@ from quantable.training.build import (
     part_of,
     trainer_of,
 )
-from quantable.training.calibration import calibrate, evenly
+from quantable.training.calibration import Evenly, calibrate
 from quantable.training.checkpoint import Keep, save
 from quantable.training.classifier import Classifier
 from quantable.training.evaluation import SPLITS, Evaluate, measured
@@ -185,7 +185,7 @@ def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Reco
         batches = images.eval_batches("train", **loading)
         calibration = calibrate(
             net,
-            evenly(batches, images.sizes["train"], loading["batch_size"]),
+            Evenly(batches, images.sizes["train"], loading["batch_size"]),
             keep_batch_norms=config["recipe"].get("batch_norms") == "kept",
         )
     present = [split for split in SPLITS if images.sizes[split]]

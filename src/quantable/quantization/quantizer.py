@@ -80,6 +80,7 @@ class Quantizer(nn.Module, ABC):
     narrow = False  # whether ``fake_quantize`` itself reads and writes 16-bit floats in eager mode
     bits_follow = False  # whether ``bits`` are read off parameters: assigning them always counts
     positive: str | None = None  # name of the learned step or clip that is ``kept_positive``
+    looks = 1  # passes over the same images that a calibration makes
 
     def __init__(
         self,
@@ -138,6 +139,9 @@ class Quantizer(nn.Module, ABC):
 
         Both broadcast against ``x``. None where this width leaves ``x`` as it is.
         """
+
+    def look(self, number: int | None) -> None:
+        """A calibration begins its pass ``number``, from 0; None: it is over."""
 
     @torch.no_grad()
     def levels(self, x: Tensor) -> Levels | None:

@@ -17,6 +17,7 @@ from quantable.store.record import Record
 
 WEIGHT, ACT = "parametrizations.weight.0", "act_quantizer"  # where a layer has its quantizers
 QUANTIZER = re.compile(rf"\.({re.escape(WEIGHT)}|{ACT})\.")
+PLAIN = re.compile(r"\.parametrizations\.(weight|bias)\.original$")  # a layer's own tensors
 EXTRA = "_extra_state"  # of a quantizer, as torch calls it: what is no tensor
 LAYERS = ("bits.layers", "quantizer.callback.layers")  # their keys are names with dots
 
@@ -74,7 +75,7 @@ def final_weights(path: Path, key: str) -> dict[str, Any]:
 def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
     """Load weights and batch norms of a run, quantized or not, into the float network ``net``."""
     plain = {
-        name.replace(".parametrizations.weight.original", ".weight"): value
+        PLAIN.sub(r".\1", name): value
         for name, value in state.items()
         if not QUANTIZER.search(name)
     }

@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the place in a phase; resuming needs no state."""
 
 import math
+from collections.abc import Sequence
 
 
 def constant(progress: float, phase: int) -> float:
@@ -26,3 +27,12 @@ def one_cycle(progress: float, phase: int, *, warmup: float, restart: float) -> 
     if progress < warmup:
         return peak * progress / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def steps(progress: float, phase: int, *, at: Sequence[float], of: float, factor: float) -> float:
+    """Multiply by ``factor`` at each of ``at``, places in a phase that is ``of`` long.
+
+    >>> [steps(p, 0, at=[200, 250, 300], of=350, factor=0.1) < 0.5 for p in (0.5, 0.6)]
+    [False, True]
+    """
+    return factor ** sum(progress * of >= place for place in at)
