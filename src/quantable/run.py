@@ -240,7 +240,10 @@ def asked_again(cell: Cell, finished: Record, store: Store, variant: str) -> Rec
         "integers": found.model_copy(update={"later": checkout()}),
         "phases": [*before, last.model_copy(update={"layers": by_layer})],
     }
-    return finished.model_copy(update=_identity(cell) | asked)
+    record = finished.model_copy(update=_identity(cell) | asked)
+    if config["quantizer"]["learns_bits"]:
+        write_bits(learned(record, config), store.bits(record.name))
+    return record
 
 
 def _teacher(config: dict[str, Any], store: Store, variant: str) -> nn.Module | None:

@@ -30,6 +30,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from quantable.base.errors import UserError
+from quantable.quantization.sums import sum_range
 
 FLOAT32, FLOAT64 = 2**24, 2**53  # below, integers and their sums are exact
 FEW = 0.01  # share of a layer's sums that are repaired one by one; above, all are added anew
@@ -66,7 +67,7 @@ class Product:
         self._data = min(data[0], 0), max(data[1], 0)  # a partial sum lacks terms, as a border does
         self._weight = weight
         self._bias = weight.new_zeros(len(weight)) if bias is None else bias
-        low, high = extremes(weight, self._data)
+        low, high = sum_range(weight, self._data, None)
         self.low, self.high = low + self._bias, high + self._bias
         self._range = int(self.low.min()), int(self.high.max())
         reach = max(_reach(low, high), _reach(self.low, self.high))  # the bias may be added last
@@ -366,14 +367,6 @@ def _is_same(layer: nn.Module) -> bool:
     return f"{kind.__module__}.{kind.__qualname__}" == SAME
 
 
-def extremes(weight: Tensor, data: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Least and greatest sum of each output channel with data in a range around 0."""
-    flat = weight.flatten(1)
-    above = flat.clamp(min=0).sum(1)
-    below = above - flat.sum(1)
-    return data[0] * above - data[1] * below, data[1] * above - data[0] * below
-
-
 def _reach(low: Tensor, high: Tensor) -> int:
     return max(-int(low.min()), int(high.max()))
 
@@ -389,7 +382,7 @@ def _route(
     if reach < FLOAT32:
         return "float32", 0
     for shift in range(1, int(weight.abs().max()).bit_length()):
-        if all(_reach(*extremes(part, data)) < FLOAT32 for part in _parts(weight, shift)):
+        if all(_reach(*sum_range(part, data, None)) < FLOAT32 for part in _parts(weight, shift)):
             return "split", shift
     return "float64", 0
 

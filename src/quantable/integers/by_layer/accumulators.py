@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from quantable.cost.accumulators import bits_of, data_type_bits
 from quantable.integers.by_layer import LayerNumber
-from quantable.integers.emulation import extremes
 from quantable.integers.view import data_of, in_twos_complement
 from quantable.quantization.quantize import FinalLayer
 from quantable.quantization.quantizer import Levels
+from quantable.quantization.sums import sum_range
 
 
 def by_data_type(layer: FinalLayer) -> float | None:
@@ -26,7 +26,7 @@ def by_known_weights(layer: FinalLayer) -> float | None:
         return None
     levels = Levels(layer.integers, layer.scale, layer.offset)
     weight = in_twos_complement(levels, layer.weight_bits).integers
-    low, high = extremes(weight, (min(data.low, 0), max(data.high, 0)))
+    low, high = sum_range(weight, (min(data.low, 0), max(data.high, 0)), None)
     return bits_of(int(low.min()), int(high.max()))
 
 
