@@ -53,6 +53,11 @@ DFQ = [
     "quantizer.callback.target=2.5",
 ]
 FRACBITS = [*_REAL, "quantizer=fracbits", "bits.ends=[8,8]", "quantizer.callback.target=3.5"]
+# Two epochs, the first batch of which sets steps and norms, and projects the weights.
+A2Q = [
+    *("rows=bits4", "seed=3", "data.train_images=384", "recipe.batch_size=64", "bits.ends=[8,8]"),
+    *("quantizer=a2q_plus", "bits.accumulator=11"),
+]
 ONLY_EPOCHS = "trainer.checkpoint_seconds=600"  # nothing follows an epoch's checkpoint at once
 
 

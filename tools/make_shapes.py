@@ -27,6 +27,7 @@ NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
     ("vgg19_cifar", {"width": 0.25}, 10, (3, 32, 32)),
     ("vgg19_cifar", {"width": 0.25}, 10, (1, 28, 28)),
     ("resnet18_cifar", {}, 10, (3, 32, 32)),
+    ("resnet18_cifar", {"width": 0.25}, 10, (3, 32, 32)),
     ("resnet18_cifar", {}, 100, (3, 32, 32)),
     ("resnet18_cifar", {"shortcuts": "all"}, 10, (3, 32, 32)),
     ("resnet18_cifar", {"shortcuts": "all"}, 100, (3, 32, 32)),

@@ -34,12 +34,14 @@ SMALL = [
 DENSITY = [f"quantizer.callback.{m}_epochs=1" for m in ("min", "max")]
 MEASURES = {f"{split}_{of}" for split in ("train", "val", "test") for of in ("loss", "top1_pct")}
 METHODS: dict[str, list[str]] = {path.stem: [] for path in (CONF / "quantizer").glob("*.yaml")}
-METHODS |= {  # those whose phases need words of their own
+METHODS |= {  # those that need words of their own
     "ad": DENSITY,
     "ad_pruning": DENSITY,
     "dfq": ["quantizer.callback.epochs=[1,1]"],
     "edge": ["quantizer.callback.epochs=[1,1,1]", "quantizer.callback.update_every=2"],
     "fracbits": ["quantizer.callback.epochs=[1,1]"],
+    "a2q": ["bits.accumulator=12"],
+    "a2q_plus": ["bits.accumulator=12"],
 }
 
 

@@ -21,8 +21,9 @@ CHANNELS = 6
 def quantizer_nodes() -> dict[str, Any]:
     """Each file's quantizers as ``<file>-weight`` and ``<file>-act``; the float file has none."""
     nodes = {}
+    bits = {"bits": OmegaConf.load(CONF / "bits" / "uniform.yaml")}  # which some refer to
     for path in sorted((CONF / "quantizer").glob("*.yaml")):
-        callback = OmegaConf.load(path).callback
+        callback = OmegaConf.merge(OmegaConf.load(path), bits).callback
         for operand in ("weight", "act"):
             if callback is not None and operand in callback:
                 nodes[f"{path.stem}-{operand}"] = callback[operand]
@@ -40,9 +41,11 @@ def test_discovery() -> None:
     assert len(NODES) >= 12
     made = {node: instantiate(NODES[node])(bits=4, signed=True, channels=1) for node in NODES}
     positive = {node for node in NODES if made[node].positive}
-    assert positive == {"lsq-weight", "lsq-act", "pact-act", "fracbits-act"}
+    a2q = {"a2q-act", "a2q_plus-act"}
+    assert positive == {"lsq-weight", "lsq-act", "pact-act", "fracbits-act"} | a2q
     learning = {node for node in NODES if list(made[node].parameters())}
-    assert learning - positive == {"edge-weight", "edge-act"}  # which projects: test_edge.py
+    # The first projects (test_edge.py), the last learn logarithms.
+    assert learning - positive == {"edge-weight", "edge-act", "a2q-weight", "a2q_plus-weight"}
 
 
 @pytest.fixture(params=NODES, ids=str)

@@ -46,6 +46,16 @@ def test_words(measured: Measured | None, tolerance: Tolerance | None, word: str
     assert judge(PUBLISHED, measured, tolerance, seeds_needed=3).word == word
 
 
+def test_a_number_with_a_tolerance_of_its_own_is_judged_by_that() -> None:
+    wide = PUBLISHED.model_copy(update={"tolerance": Tolerance(abs=1.5)})
+    words = [
+        judge(wide, ours(value), column, seeds_needed=1).word
+        for column in (HALF, None)
+        for value in (91.5, 91.6)
+    ]
+    assert words == ["match", "above"] * 2
+
+
 @pytest.mark.parametrize(
     ("published", "measured", "reason"),
     [

@@ -48,7 +48,7 @@ RUNS = {
     **{"alps_resnet50": 8, "eagl_resnet50": 28, "eagl_resnet101": 28, "eagl_lite0": 28},
     **{"selection_cifar10": 39, "selection_cost": 9},
     **{"dfq_uniform_vs_mixed": 1 + 1 + 7 + 4, "dfq_sensitivity": 1 + 66, "dfq_bits": 1 + 4},
-    **{"dfq_size": 0, "fracbits_cifar10": 4},
+    **{"dfq_size": 0, "fracbits_cifar10": 4, "a2q_resnet18": 1 + 2 * 5, "a2q_cifar10": 1 + 2 * 5},
     **{"acq_bounds": 0, "acq_speedup": 0, "acq_alexnet": 1 + 3 * 12},
     **{"edge_cifar10": 1 + 5 + 4 * 5, "edge_gradients_cifar10": 1 + 2 * 9, "edge_lite0_ptq": 15},
 }

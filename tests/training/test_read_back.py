@@ -50,6 +50,8 @@ OWN_WORDS = {  # so that in three steps an epoch a method does all that it does 
         *("bits.inner=[4,4]", "quantizer.callback.epochs=[1,1]"),
         *("quantizer.callback.target=3.5", "quantizer.callback.optimizer.lr=0.1"),
     ],
+    "a2q": ["bits.inner=[4,4]", "bits.accumulator=12"],
+    "a2q_plus": ["bits.inner=[4,4]", "bits.accumulator=12"],
 }
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "quantizer").glob("*.yaml"))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from killed_runs import (
+    A2Q,
     DFQ,
     EDGE,
     FRACBITS,
@@ -135,6 +136,19 @@ def test_search_for_real_widths_killed_anywhere_ends_as_unbroken(
     assert len(set(searched)) > 1  # the layers really differ
     files = [next(store.glob("bits/*.json")).read_text() for store in (unbroken, tmp_path)]
     assert files[0] == files[1]
+
+
+def test_run_of_limited_sums_killed_and_started_again_projects_no_weight_twice(
+    tmp_path: Path,
+) -> None:
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    finish(start(unbroken, A2Q))
+    for place in [(0, 1), (1, 2)]:
+        kill_after(broken, *place, A2Q)
+    finish(start(broken, A2Q))
+    whole = assert_same(unbroken, broken, resumed=2)
+    for epoch in whole.history:
+        assert 0 < max(epoch.by_layer("l1_limit_pct").values()) <= 100
 
 
 def test_finished_cell_is_not_trained_again(unbroken: Path) -> None:

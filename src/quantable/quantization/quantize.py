@@ -77,6 +77,8 @@ class Quantize(pl.Callback):
         self.ties = ties
         # Layers with a signed input: those of a run that is read back; None: what the network says.
         self.signed: Collection[str] | None = None
+        # Layers whose sums are as wide as need be, whatever bits.accumulator says of the others.
+        self.free_of_accumulator: Collection[str] = ()
         self.weight_quantizers: dict[str, Quantizer] = {}
         self.act_quantizers: dict[str, Quantizer] = {}
         self._names: list[str] = []

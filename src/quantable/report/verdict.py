@@ -68,6 +68,7 @@ def judge(
         return Verdict("no published value", f"only {published.confidence}: {published.source}")
     if obstacle := _obstacle(measured, seeds_needed):
         return obstacle
+    tolerance = published.tolerance or tolerance
     if tolerance is None:
         return Verdict("not judged", "the column has no tolerance")
     difference = measured.mean - published.value

@@ -36,35 +36,6 @@ Confidence = Literal["published", "proved", "recollected", "derived", "doubtful"
 Width = Annotated[int, Field(strict=True, ge=1, le=MAX_BITS)]
 
 
-class Published(Strict):
-    """A number of the paper, or why there is none.
-
-    ``std`` and ``n``: standard deviation as the paper gives it, and number of runs, of a mean.
-    """
-
-    value: float | None
-    std: float | None = None
-    n: int | None = None
-    source: str | None = None
-    confidence: Confidence | None = None
-    reason: str | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.value is None and not self.reason:
-            raise ValueError("a null value needs its reason")
-        if self.value is not None and not (self.source and self.confidence):
-            raise ValueError("a value needs source and confidence")
-        if self.confidence == "doubtful" and not self.reason:
-            raise ValueError("a doubtful value needs its reason")
-        return self
-
-    @property
-    def counts(self) -> bool:
-        """Whether a verdict may rest on it: any other number is a hint only."""
-        return self.value is not None and self.confidence in ("published", "proved")
-
-
 class Tolerance(Strict):
     """How far apart matching numbers may be: absolute (in the column's unit) or relative."""
 
@@ -80,6 +51,37 @@ class Tolerance(Strict):
     def around(self, value: float) -> float:
         """Half width of the matching interval around ``value``."""
         return self.abs if self.abs is not None else abs(value) * (self.rel or 0.0)
+
+
+class Published(Strict):
+    """A number of the paper, or why there is none.
+
+    ``std`` and ``n``: standard deviation as the paper gives it, and number of runs, of a mean.
+    ``tolerance``: of this number, instead of its column's.
+    """
+
+    value: float | None
+    std: float | None = None
+    n: int | None = None
+    source: str | None = None
+    confidence: Confidence | None = None
+    reason: str | None = None
+    tolerance: Tolerance | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.value is None and not self.reason:
+            raise ValueError("a null value needs its reason")
+        if self.value is not None and not (self.source and self.confidence):
+            raise ValueError("a value needs source and confidence")
+        if self.confidence == "doubtful" and not self.reason:
+            raise ValueError("a doubtful value needs its reason")
+        return self
+
+    @property
+    def counts(self) -> bool:
+        """Whether a verdict may rest on it: any other number is a hint only."""
+        return self.value is not None and self.confidence in ("published", "proved")
 
 
 class Chosen(Strict):
