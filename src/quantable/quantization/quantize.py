@@ -57,8 +57,6 @@ class Quantize(pl.Callback):
     sizes are trained and resumed. Of the Lightning module, methods use its ``TrainerFace``.
     """
 
-    free_of_accumulator: Collection[str] = ()
-
     def __init__(
         self,
         *,
