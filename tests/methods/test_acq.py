@@ -9,11 +9,17 @@ from torch import Tensor, nn
 
 from quantable.base.bits import Bits
 from quantable.base.errors import UserError
+from quantable.base.tick import Tick
+from quantable.config.composition import compose_run
 from quantable.methods.acq import ACQ, FixedPoint, fixed_point, power_of_two, unclipped_exponent
 from quantable.networks.allcnn import allcnn_c
 from quantable.networks.cifar import resnet8_cifar
 from quantable.networks.passes import hooked
 from quantable.quantization.channels import raw_weight
+from quantable.run import run_cell
+from quantable.store.record import Record
+from quantable.store.store import Store
+from quantable.tables.cells import Cell
 from quantable.training.calibration import Evenly, calibrate
 
 IMAGE = (3, 12, 12)
@@ -257,3 +263,53 @@ def test_channels_of_inputs_cannot_have_exponents_of_their_own() -> None:
     )
     with pytest.raises(UserError, match="one exponent for all of its inputs"):
         quantize.attach(allcnn_c(10, 3, width=0.1, dropout=True), IMAGE)
+
+
+WORDS = [
+    *("model=allcnn_c", "model.net.width=0.1", "data=fashion_mnist_mini", "quantizer=acq"),
+    *("bits.inner=[8,4]", "bits.ends=null", "recipe=acq", "recipe.epochs=2"),
+    *("recipe.batch_size=16", "recipe.optimizer.lr=0.01", "trainer.checkpoint_seconds=0.001"),
+    *("data.train_images=64", "data.val_images=32", "data.test_images=32"),
+    *("trainer.threads=1", "trainer.accelerator=cpu"),
+]
+
+
+class KilledError(Exception):
+    """Stands for a kill between two batches."""
+
+
+def fine_tuned(folder: Path, accumulator: int, kill_at: tuple[int, int] | None = None) -> Record:
+    config = compose_run([*WORDS, f"bits.accumulator={accumulator}"])
+
+    def tell(tick: Tick) -> None:
+        if (tick.epoch, tick.batch) == kill_at:
+            raise KilledError
+
+    return run_cell(Cell(None, "tuned", 0, config, ()), Store(folder), "", tell)
+
+
+def test_training_ends_with_sums_that_fit_and_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    record = fine_tuned(tmp_path / "whole", 12)
+    (phase,) = record.phases
+    first, last = (line.bits for line in record.history)
+    assert set(first.values()) == {(8, 4)}
+    assert last == phase.bits
+    assert min(weight for weight, _ in last.values()) < 8
+    assert {act for _, act in last.values()} == {4}
+    sums = record.integers.layers  # of the weights that were evaluated and kept
+    assert max(bits for layer in sums.values() for bits in layer.known_weights) <= 12
+    assert sum(layer.sums for layer in sums.values()) > 0
+    assert {(layer.wrapped, layer.at_risk) for layer in sums.values()} == {(0, 0)}
+    assert record.integers.wrap_top1_pct == record.metrics["last"]["test_top1_pct"]
+    for place in ((0, 2), (1, 4)):  # the latter behind the last batch, whose bits are not kept yet
+        with pytest.raises(KilledError):
+            fine_tuned(tmp_path / "again", 12, kill_at=place)
+    again = fine_tuned(tmp_path / "again", 12)
+    assert again.provenance.resumed == 2
+    assert again.phases == record.phases
+    assert again.metrics == record.metrics
+    kept = [
+        torch.load(tmp_path / store / "weights" / f"{record.name}.pt", weights_only=True)
+        for store in ("whole", "again")
+    ]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
