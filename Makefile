@@ -50,7 +50,7 @@ docs: setup    ## build the documentation's pages in docs/_build/html; warnings 
 	$(VENV)/bin/python -m sphinx -q -W --keep-going docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-bench: setup    ## time the input pipeline, searches, the training loop and steps, and the pool (ARGS=--compiled)
+bench: setup    ## time input, searches, the training loop and steps, sums, and the pool (ARGS=--compiled)
 	$(VENV)/bin/python benchmarks/input_pipeline.py
 	$(VENV)/bin/python benchmarks/eagl_resnet50.py
 	$(VENV)/bin/python benchmarks/alps.py
@@ -58,6 +58,7 @@ bench: setup    ## time the input pipeline, searches, the training loop and step
 	$(VENV)/bin/python benchmarks/qat_step.py $(ARGS)
 	$(VENV)/bin/python benchmarks/edge_step.py
 	$(VENV)/bin/python benchmarks/dfq_step.py
+	$(VENV)/bin/python benchmarks/emulation.py
 	$(VENV)/bin/python benchmarks/pool.py
 
 lock:       ## resolve the dependencies anew (needs uv)

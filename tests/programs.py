@@ -1,4 +1,4 @@
-"""Other programs that some slow tests need: Debian's packages, npm, the optional extra lite0."""
+"""Other programs that some tests need: of Debian, npm, the optional extras lite0 and bench."""
 
 import os
 

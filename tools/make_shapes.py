@@ -37,6 +37,9 @@ NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
     ("resnet18_cifar", {"shortcuts": "all", "width": 0.25}, 10, (3, 32, 32)),
     ("resnet18_cifar", {"shortcuts": "all", "width": 0.25}, 100, (3, 32, 32)),
     ("resnet18_cifar", {"shortcuts": "all", "width": 0.25}, 200, (3, 64, 64)),
+    ("allcnn_c", {}, 10, (3, 32, 32)),
+    ("allcnn_c", {"width": 0.25}, 10, (3, 32, 32)),
+    ("allcnn_c", {"width": 0.25, "dropout": False}, 10, (3, 32, 32)),
     ("timm", {"name": "resnet18.tv_in1k"}, 1000, (3, 224, 224)),
     ("timm", {"name": "resnet50.tv_in1k"}, 1000, (3, 224, 224)),
     ("timm", {"name": "resnet101.tv_in1k"}, 1000, (3, 224, 224)),
@@ -44,6 +47,9 @@ NETWORKS: list[tuple[str, dict[str, Any], int, tuple[int, int, int]]] = [
     ("timm", {"name": "tf_efficientnet_lite0.in1k"}, 1000, (3, 224, 224)),
     ("sqnxt23_w2", {}, 1000, (3, 224, 224)),
     ("nasnet_mobile", {}, 1001, (3, 224, 224)),  # the authors' classifier has a background class
+    ("alexnet_groups", {}, 1000, (3, 227, 227)),
+    ("alexnet_torchvision", {}, 1000, (3, 224, 224)),
+    ("lenet5", {}, 10, (1, 28, 28)),
 ]
 
 

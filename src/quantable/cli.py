@@ -283,6 +283,19 @@ def wandb_replay(words: Words) -> int:
     return 0
 
 
+def integers(words: Words) -> int:
+    """Ask finished runs what they answer in integers; nothing is trained."""
+    from quantable.executor.finished import ask_all
+
+    store = Store(words.store)
+    works = work_of(words)
+    for work in works:
+        _check(work.cells, store)
+    said, all_done = ask_all(works, store)
+    print(said)
+    return 0 if all_done else 1
+
+
 DO: Mapping[str, Callable[[Words], int]] = {
     "run": run,
     "plan": plan,
@@ -292,6 +305,7 @@ DO: Mapping[str, Callable[[Words], int]] = {
     "watch": watch,
     "collect": collect,
     "cancel": cancel,
+    "integers": integers,
     "wandb_replay": wandb_replay,
 }
 

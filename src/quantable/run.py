@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from quantable.base.tick import Tell
 from quantable.columns import COLUMNS
 from quantable.columns.facts import Facts
 from quantable.columns.training import complexity
-from quantable.config.signature import portable
+from quantable.config.signature import portable, signature
 from quantable.cost.hardware import Hardware, hardware_of
 from quantable.data.images import Images
 from quantable.integers.by_layer import ByLayer, measure
@@ -51,13 +52,14 @@ from quantable.training.build import (
     part_of,
     trainer_of,
 )
-from quantable.training.calibration import calibrate, evenly
+from quantable.training.calibration import Evenly, calibrate
 from quantable.training.checkpoint import Keep, save
 from quantable.training.classifier import Classifier
 from quantable.training.evaluation import SPLITS, Evaluate, measured
 from quantable.training.fallen import Fallen
 from quantable.training.final_numbers import FinalNumbers
 from quantable.training.finished import final_weights, load_plain
+from quantable.training.integer_answers import in_integers
 
 # Environment variables by which libraries take other kernels.
 KERNEL_VARIABLES = (
@@ -71,6 +73,8 @@ def run_cell(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
     """Train or search one cell, or take it up where it was left, and return its record."""
     config = dict(cell.config)
     arguments = cell, store.folder, variant
+    if (twin := finished_twin(cell, store, variant)) is not None:
+        return _copied(asked_again(cell, twin, store, variant), cell, store)
     with together(devices_of(config), _follow, arguments, gpus=on_gpus(config)):
         built = build(config, store, variant)
         if config["search"] is not None:
@@ -96,6 +100,7 @@ def _trained(cell: Cell, built: Built, store: Store, variant: str, tell: Tell) -
     origin, seconds = (keep.commit, keep.clean), keep.total_seconds()
     provenance = _provenance(cell, origin, device, seconds, keep.resumed)
     record = _record(cell, built, module.history, module.networks, module.finals, provenance)
+    record = _with_integers(record, cell, store, built.images)
     if cell.config["quantizer"]["learns_bits"]:
         write_bits(learned(record, cell.config), store.bits(record.name))
     if stream is not None and stream.run is not None:
@@ -180,7 +185,7 @@ def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Reco
         batches = images.eval_batches("train", **loading)
         calibration = calibrate(
             net,
-            evenly(batches, images.sizes["train"], loading["batch_size"]),
+            Evenly(batches, images.sizes["train"], loading["batch_size"]),
             keep_batch_norms=config["recipe"].get("batch_norms") == "kept",
         )
     present = [split for split in SPLITS if images.sizes[split]]
@@ -192,7 +197,53 @@ def _post_training(cell: Cell, built: Built, store: Store, variant: str) -> Reco
     found = measure(built.quantize.final_layers()) if built.quantize else None
     finals = {} if found is None else {0: found}
     provenance = _provenance(cell, origin, device, seconds, resumed=0)
-    return _record(cell, built, history, (), finals, provenance, calibration)
+    record = _record(cell, built, history, (), finals, provenance, calibration)
+    return _with_integers(record, cell, store, images)
+
+
+def _with_integers(record: Record, cell: Cell, store: Store, images: Images) -> Record:
+    """Let a run answer in integers where it declares the bits of its sums."""
+    if cell.config["bits"]["accumulator"] is None:
+        return record
+    found, _ = in_integers(record, store.weights(record.name), images, cell.config)
+    return record.model_copy(update={"integers": found})
+
+
+def finished_twin(cell: Cell, store: Store, variant: str) -> Record | None:
+    """The finished run that is this cell but for the bits of its sums, with its weights.
+
+    Those bits change nothing before the end, unless the method trains for them: then its own config
+    has them too.
+    """
+    bits = cell.config["bits"]
+    if bits["accumulator"] is None or cell.config["search"] is not None:
+        return None
+    plain = signature({**cell.config, "bits": {**bits, "accumulator": None}})
+    there = store.weights(cell_name(plain, variant)).is_file()
+    return store.find(plain, variant) if there else None
+
+
+def asked_again(cell: Cell, finished: Record, store: Store, variant: str) -> Record:
+    """Record of a cell whose training, or calibration, a ``finished`` run has: with its integers.
+
+    Trains nothing. The weights are read from the store, and kept under the cell's name too.
+    """
+    config = dict(cell.config)
+    if config["trainer"]["threads"]:
+        torch.set_num_threads(config["trainer"]["threads"])
+    weights, own = store.weights(finished.name), store.weights(cell_name(cell.signature, variant))
+    found, by_layer = in_integers(finished, weights, part_of(config, "data.loader"), config)
+    if own != weights:
+        shutil.copyfile(weights, own)
+    *before, last = finished.phases
+    asked = {
+        "integers": found.model_copy(update={"later": checkout()}),
+        "phases": [*before, last.model_copy(update={"layers": by_layer})],
+    }
+    record = finished.model_copy(update=_identity(cell) | asked)
+    if config["quantizer"]["learns_bits"]:
+        write_bits(learned(record, config), store.bits(record.name))
+    return record
 
 
 def _teacher(config: dict[str, Any], store: Store, variant: str) -> nn.Module | None:

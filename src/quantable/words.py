@@ -15,7 +15,10 @@ from quantable.tables.cells import Asked
 from quantable.tables.schema import BUDGETS, SINGLE, Figure, Row, Table, load_table, table_names
 
 RUNS = ROOT / "runs"  # the store of who names none
-ACTIONS = ("run", "plan", "hours", "submit", "status", "watch", "collect", "cancel", "wandb_replay")
+ACTIONS = (
+    *("run", "plan", "hours", "submit", "status", "watch", "collect", "cancel"),
+    *("integers", "wandb_replay"),
+)
 FACES = (*FORMATS, "html", "latex", "parquet", "figures", "wandb")
 CONTROL = ("table", "action", "format", "rows", "seed", "budget", "store", "published", "compare")
 

@@ -20,6 +20,7 @@ def layer(integers: Sequence, *, scale: float = 0.5, offset: float = 0.0) -> Fin
         scale=torch.tensor(scale),
         offset=torch.tensor(offset),
         weight_bits=4,
+        act=None,
         input_bits=4,
         input_signed=False,
         bias=None,

@@ -507,6 +507,24 @@ def test_bits_per_layer_are_those_of_the_first_seed_that_has_a_run(tmp_path: Pat
     assert "12 12" not in FORMATS["csv"](report)
 
 
+def test_a_row_of_every_layer_is_a_row_for_each_of_the_asked_network(tmp_path: Path) -> None:
+    rows = {
+        "float": {"label": "float", "overrides": ["quantizer=none"]},
+        "each": {"label": "ResNet-8", "cell": "float", "layer": "*"},
+    }
+    table = hand_table(rows=rows, columns={"layer_weights": None}, claims={})
+    about = reporter(tmp_path, table)
+    assert list(about.table.rows) == ["float", *(f"each.{layer}" for layer in LAYERS)]
+    assert about.table.rows["each.layer2.0.conv1"].label == "ResNet-8: layer2.0.conv1"
+    assert about.mean("each.layer2.0.conv1", "layer_weights") == 3 * 3 * 16 * 32
+    unknown = reporter(tmp_path, table, overrides=("model.net.width=0.5",), rows=("each",))
+    (entry,) = unknown.report().rows
+    assert (entry.row, entry.measured) == ("each", None)
+    assert entry.reason == "the layers of its network are known once it has run"
+    assert len(reporter(tmp_path, table, rows=("each",)).report().rows) == len(LAYERS)
+    assert len(reporter(tmp_path, table, rows=("float",)).report().rows) == 1
+
+
 def test_bits_that_are_planned_layer_by_layer_are_shown_without_a_run(tmp_path: Path) -> None:
     words = ["quantizer=minmax", "bits.inner=[4,4]", "bits.ends=[8,8]"]
     mixed = [*words, "bits.layers={layer1.0.conv2:[2,2]}"]

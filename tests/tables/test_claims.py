@@ -30,6 +30,9 @@ class Hand:
         numbers = self.by_seed(row, column)
         return mean(numbers.values()) if numbers else None
 
+    def impossible(self, row: str) -> bool:
+        return row.startswith("infeasible")
+
 
 def claim(**own: Any) -> Any:
     said = {"text": "so", "source": "here", "value": None, "unit": "1", "column": "top1_pct"}
@@ -46,6 +49,12 @@ def claim(**own: Any) -> Any:
         ({"kind": "spread", "rows": ["a", "b", "c"]}, {0: 6}, None),  # seed 0 alone has all three
         ({"kind": "spread", "rows": ["a", "b"]}, {0: 1, 2: 4}, None),
         ({"kind": "spread", "rows": ["a", "none"]}, {}, None),
+        ({"kind": "fall", "rows": ["a", "b"], "feasible": 2}, {0: -1, 2: -4}, None),
+        ({"kind": "fall", "rows": ["c", "a", "infeasible", "b"], "feasible": 3}, {0: 6}, None),
+        ({"kind": "fall", "rows": ["a", "b", "none"], "feasible": 2}, {}, None),  # one is to come
+        ({"kind": "differ", "rows": ["a", "b"], "values": [80, 81]}, {0: 0, 2: 2}, None),
+        ({"kind": "differ", "values": [81], "within": 1.0}, {0: 0, 1: 0, 2: 1}, None),
+        ({"kind": "differ", "rows": ["a", "none"], "values": [80, 81]}, {}, None),
         ({"kind": "tested", "tests": ["tests/a.py::test_a"]}, {}, None),
         ({"kind": "drop", "reference": "b"}, {0: 1, 2: 4}, "b"),
         ({"kind": "drop", "reference": "none"}, {}, "none"),
@@ -68,6 +77,13 @@ def test_a_claim_rests_on_its_last_row_and_largest_on_the_largest() -> None:
     assert claim(kind="value").shown(means) == "c"
     assert claim(kind="largest").shown(means) == "b"
     assert claim(kind="smallest", rows=["a", "b", "c"]).shown(means) == "a"
+
+
+def test_a_fall_over_too_few_feasible_rows_is_doubtful() -> None:
+    rows = ["infeasible 1", "infeasible 2", "a", "b", "c"]
+    assert claim(kind="fall", rows=rows, feasible=3).doubt(Hand()) is None
+    said = claim(kind="fall", rows=rows, feasible=4).doubt(Hand())
+    assert said == "3 of 5 rows are feasible, 4 are needed"
 
 
 def test_every_kind_is_documented_in_its_own_words() -> None:

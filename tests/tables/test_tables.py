@@ -49,6 +49,7 @@ RUNS = {
     **{"selection_cifar10": 39, "selection_cost": 9},
     **{"dfq_uniform_vs_mixed": 1 + 1 + 7 + 4, "dfq_sensitivity": 1 + 66, "dfq_bits": 1 + 4},
     **{"dfq_size": 0, "fracbits_cifar10": 4, "a2q_resnet18": 1 + 2 * 5, "a2q_cifar10": 1 + 2 * 5},
+    **{"acq_bounds": 0, "acq_speedup": 0, "acq_alexnet": 1 + 3 * 12},
     **{"edge_cifar10": 1 + 5 + 4 * 5, "edge_gradients_cifar10": 1 + 2 * 9, "edge_lite0_ptq": 15},
 }
 VARIANTS = ("mixed", "granular", "surrogate", "granular_surrogate")
@@ -212,6 +213,7 @@ LAST = ("rows", "last")
 CLAIM = ("claims", "C-1")
 BOPS = {"budget": "bops", "share": 0.5}
 CLAIM_OVER = GOOD["claims"]["C-1"] | {"kind": "over"}
+CLAIM_DIFFER = GOOD["claims"]["C-1"] | {"kind": "differ", "values": [90.0, 91.0]}
 CLAIM_BEHIND = GOOD["claims"]["C-1"] | {"kind": "behind"}
 NUMBER = (*FLOAT, "published", "top1_pct")
 
@@ -277,6 +279,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         ((*CLAIM, "kind"), "times", "toy.yaml: claims.C-1: kind: times needs reference"),
         ((*CLAIM, "reference"), "float", "toy.yaml: claims.C-1: kind: value has no reference"),
         ((*CLAIM, "kind"), "over", "toy.yaml: claims.C-1: kind: over needs over"),
+        (CLAIM, CLAIM_DIFFER, "toy.yaml: claims.C-1: values: 2 numbers for 1 rows"),
         ((*CLAIM, "over"), "macs_m", "toy.yaml: claims.C-1: kind: value has no over"),
         ((*CLAIM, "kind"), "behind", "toy.yaml: claims.C-1: kind: behind needs others"),
         (CLAIM, CLAIM_BEHIND | {"others": []}, "toy.yaml: claims.C-1.others: .*at least 1"),

@@ -26,7 +26,7 @@ from quantable.run import _arithmetic, run_cell
 from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
-from quantable.training.calibration import calibrate, evenly
+from quantable.training.calibration import Evenly, calibrate
 from quantable.training.finished import load_network
 
 SMALL = [
@@ -285,7 +285,7 @@ def test_one_image_at_the_end_ends_nothing() -> None:
 @pytest.mark.parametrize(("n", "at_most"), [(9000, 256), (257, 256), (10, 4), (7, 7), (5, 1)])
 def test_batches_are_cut_evenly(n: int, at_most: int) -> None:
     x = torch.arange(n)
-    parts = list(evenly(zip(x.split(at_most), x.split(at_most), strict=True), n, at_most))
+    parts = list(Evenly(zip(x.split(at_most), x.split(at_most), strict=True), n, at_most))
     sizes = [len(part) for part, _ in parts]
     assert max(sizes) <= at_most
     assert max(sizes) - min(sizes) <= 1
@@ -298,7 +298,7 @@ def test_a_range_counts_every_image_alike() -> None:
     """Six images at most 4 in a batch: two batches of 3, where 4 and 2 would weigh 2 as much."""
     x = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])[:, None]
     quantizer = MinMax(8, signed=False, batched=True)
-    calibrate(nn.Sequential(quantizer), evenly(zip(x.split(4), x.split(4), strict=True), 6, 4))
+    calibrate(nn.Sequential(quantizer), Evenly(zip(x.split(4), x.split(4), strict=True), 6, 4))
     assert quantizer.high.item() == pytest.approx(3 + 0.1 * (6 - 3))  # the batches' maxima
 
 

@@ -60,7 +60,7 @@ def families() -> dict[str, list[str]]:
     """Every network that tables run, whatever its width and classes, and the words that choose it.
 
     They are those with packaged shapes, which ``test_tables`` asks of every row. Of NASNet-A mobile
-    only the weights are counted.
+    only the weights are counted, and AlexNet takes no image as small as these.
     """
     found: dict[str, list[str]] = {}
     for model, _ in runpy.run_path(str(ROOT / "tools" / "make_shapes.py"))["models"]():
@@ -71,18 +71,20 @@ def families() -> dict[str, list[str]]:
         found[net.get("name", name) + "-all" * len(shortcuts)] = [
             *(f"model={name}", *words, *shortcuts)
         ]
-    del found["nasnet_mobile"]
+    for name in ("nasnet_mobile", "alexnet_groups", "alexnet_torchvision"):
+        del found[name]
     return found
 
 
 FAMILIES = families()
 RESNET8 = FAMILIES["resnet8_cifar"]
 PAIRS = [(method, family) for method in METHODS for family in FAMILIES]
+PAIRS.remove(("ad_pruning", "lenet5"))  # refused: a map made a vector mixes positions and channels
 
 
 def test_discovery() -> None:
     assert len(METHODS) == 10
-    assert len(FAMILIES) == 13
+    assert len(FAMILIES) == 15
     assert set(OWN_WORDS) <= set(METHODS)
 
 

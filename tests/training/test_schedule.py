@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from quantable.training.schedule import constant, one_cycle
+from quantable.training.schedule import constant, one_cycle, steps
 
 
 @pytest.mark.parametrize("phase", [0, 1, 5])
@@ -36,3 +36,13 @@ def test_one_cycle_falls_as_torch_anneals() -> None:
 def test_one_cycle_without_warmup_starts_at_the_peak() -> None:
     assert one_cycle(0.0, 0, warmup=0.0, restart=0.5) == 1.0
     assert one_cycle(0.0, 1, warmup=0.0, restart=0.5) == 0.5
+
+
+def test_steps_are_torchs() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    torchs = MultiStepLR(optimizer, milestones=[200, 250, 300], gamma=0.1)
+    for epoch in range(350):
+        ours = steps((epoch + 0.5) / 350, 0, at=[200, 250, 300], of=350, factor=0.1)
+        assert ours == pytest.approx(torchs.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        torchs.step()

@@ -29,18 +29,22 @@ def choose(
     """Choose bits for every item of the search ``record`` within ``budgets`` (shares by cost).
 
     ``config`` is of the run that will have them: its other layers get the bits it says.
+    A rule that chooses itself has chosen, and takes no budgets.
     Raises UserError where nothing meets the budgets, with what is feasible.
     """
     scores, start = record.scores, record.config["start"]
     if scores is None:
         raise UserError(f"record {record.name}: row '{record.row}' is no search")
+    if scores.why_nothing is not None:
+        raise UserError(f"search {record.name}: {scores.why_nothing}")
+    _check_budgets(scores, budgets)
     by_name = {shape.name: shape for shape in shapes}
     for item in scores.items:
         for name in item.layers:
             if name not in by_name:
                 raise unknown("layer", name, by_name, f"record {record.name}: scores")
     options = [pair_of(key) for key in scores.items[0].loss]
-    high = options[0]
+    high = Bits(*config["bits"]["inner"]) if scores.chooses else options[0]
     searched = [by_name[name] for item in scores.items for name in item.layers]
     limits = {
         name: _limit(share, COSTS[name].of(searched, _all(searched, high), hardware))
@@ -56,7 +60,8 @@ def choose(
         for name in budgets
     }
     limited = [Budget(name, COSTS[name].unit, costs[name], limits[name]) for name in budgets]
-    bits, objective, bound, solver = (_go_down if scores.greedy else _solve)(scores, limited)
+    select = _taken if scores.chooses else _go_down if scores.greedy else _solve
+    bits, objective, bound, solver = select(scores, limited)
     others = bit_map(
         by_name,
         inner=high,
@@ -67,6 +72,7 @@ def choose(
         network=network_name(config["model"]),
         source=f"{scores.rule} (search {record.name}, {record.provenance.commit[:12]})",
         layers={name: (b.weight, b.act) for name, b in (others | bits).items()},
+        accumulator=config["bits"]["accumulator"],
         choice=Choice(
             rule=scores.rule,
             run=record.signature,
@@ -81,6 +87,13 @@ def choose(
             bound=bound,
         ),
     )
+
+
+def _check_budgets(scores: Scores, budgets: Mapping[str, float]) -> None:
+    if scores.chooses and budgets:
+        raise UserError(f"chosen.budgets: {scores.rule} chooses itself, and takes none")
+    if not scores.chooses and not budgets:
+        raise UserError(f"chosen.budgets: {scores.rule} needs one at least, such as linear: 0.8")
 
 
 def learned(record: Record, config: Mapping[str, Any]) -> BitsFile:
@@ -141,6 +154,13 @@ def _solve(scores: Scores, budgets: Sequence[Budget]) -> Found:
     }
     found = allocate(loss, budgets, ties=[item.layers for item in scores.items])
     return found.bits, found.loss, found.bound, found.status
+
+
+def _taken(scores: Scores, budgets: Sequence[Budget]) -> Found:
+    """What the rule has taken, with the sum of losses that it saw."""
+    del budgets
+    bits = {name: pair_of(str(item.taken)) for item in scores.items for name in item.layers}
+    return bits, sum(item.loss[str(item.taken)] for item in scores.items), None, "by the rule"
 
 
 def _go_down(scores: Scores, budgets: Sequence[Budget]) -> Found:

@@ -30,6 +30,7 @@ class Facts:
     policy: Comparison | None = None  # the row's bits beside the table's program solved again
     uniform: "tuple[Facts, ...]" = ()  # of the rows of uniform bits that the row is set beside
     layer: str | None = None  # the row shows this layer alone
+    accumulator: int | None = None  # bits of every sum, where the row says
 
     @property
     def now(self) -> Sequence[LayerShape] | None:

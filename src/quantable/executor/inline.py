@@ -51,6 +51,9 @@ def _settle(
     cell: Cell, store: Store, variant: str | None, progress: Progress, failures: Failures
 ) -> bool:
     """Bring one cell to its end; False while another runner holds it, or one that it needs."""
+    if cell.impossible is not None:
+        progress.leave_out(cell)
+        return True
     if (message := failed_need(cell, failures)) is not None:
         failures[cell.signature] = message
         progress.failed(cell)

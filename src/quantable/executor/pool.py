@@ -153,6 +153,9 @@ def _rank(cell: Cell, needed: Counter[str]) -> tuple[int, int, int]:
 
 def _settled(pool: Pool, board: Board, cell: Cell) -> bool:
     """Whether a cell that no worker has needs none."""
+    if cell.impossible is not None:
+        pool.progress.leave_out(cell)
+        return True
     variant = board.variant(cell)
     if pool.store.has(cell.signature, variant):
         note_done(pool.store, cell_name(cell.signature, variant))

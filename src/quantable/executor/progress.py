@@ -147,6 +147,11 @@ class Progress:
         """Count a cell that was done already."""
         self._settle(cell)
 
+    def leave_out(self, cell: Cell) -> None:
+        """Count a cell that turned out to be none, and say why."""
+        self._settle(cell)
+        self.say(f"[{self.settled}/{self.cells}] {cell.row} seed {cell.seed}: {cell.impossible}")
+
     def _settle(self, cell: Cell) -> None:
         self.stop(cell)
         self.settled += 1

@@ -39,6 +39,19 @@ class LayerShape:
     stride: tuple[int, int] | None = None
     output: tuple[int, int] | None = None
 
+    @property
+    def terms(self) -> int | None:
+        """Products in one sum, K: ``c_in / groups`` times the kernel; None where not known.
+
+        Of a transposed convolution with a stride, no sum has more.
+
+        >>> LayerShape("conv", 0, 0, 0, c_in=96, groups=2, kernel=(5, 5)).terms
+        1200
+        """
+        if self.c_in is None or self.groups is None or self.kernel is None:
+            return None
+        return self.c_in // self.groups * self.kernel[0] * self.kernel[1]
+
 
 @dataclass(frozen=True)
 class Network:

@@ -239,6 +239,13 @@ def raw_weight(layer: nn.Module) -> Tensor:
     return cast(Tensor, layer.weight)
 
 
+def raw_bias(layer: nn.Module) -> Tensor:
+    """The stored bias of a layer that has one, beneath what quantizes it."""
+    if parametrize.is_parametrized(layer, "bias"):
+        return cast(Tensor, layer.parametrizations.bias.original)  # type: ignore[union-attr]
+    return cast(Tensor, layer.bias)
+
+
 def _quantizers(layer: nn.Module) -> tuple[Quantizer | None, Quantizer | None]:
     """Quantizers of a layer's weight and input, where it has them."""
     weight = None

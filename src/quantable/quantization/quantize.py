@@ -36,6 +36,7 @@ class FinalLayer:
     scale: Tensor  # broadcasts against the integers, as ``offset``; see ``Levels``
     offset: Tensor
     weight_bits: int
+    act: Quantizer | None  # of the input; None where that is float
     input_bits: int  # 32 where the input is float
     input_signed: bool
     bias: Tensor | None
@@ -48,6 +49,9 @@ class Quantize(pl.Callback):
     ``inner`` for every layer, ``ends`` for the first and the last in execution order (None: like
     the others), ``layers`` for exceptions by name; 32 leaves an operand in float. ``ties`` are
     groups of layers whose bit-widths must be equal, as around a residual addition.
+
+    ``free_of_accumulator`` names layers whose sums are as wide as they need be, whatever
+    ``bits.accumulator`` says.
 
     ``setup`` runs before the optimizer is built and before a checkpoint is restored, so that step
     sizes are trained and resumed. Of the Lightning module, methods use its ``TrainerFace``.
@@ -164,10 +168,19 @@ class Quantize(pl.Callback):
                     about.kind,
                     *levels,
                     weight_bits=quantizer.bits,
+                    act=about.act,
                     input_bits=about.input_bits,
                     input_signed=about.input_signed,
                     bias=None if layer.bias is None else cast(Tensor, layer.bias).detach(),
                 )
+
+    def integer_bias(self, name: str) -> Tensor | None:
+        """Bias of a layer, int64 (c_out,), where it is an integer of the layer's sums.
+
+        None where it is a real number that is added behind them, as in most methods.
+        """
+        del name
+        return None
 
     def factory_of_weight(self, layer: nn.Module) -> Factory:
         """What makes the weight quantizer of ``layer``: the same for every kind of layer."""

@@ -74,7 +74,7 @@ def bits_of(
     """Bit-widths by layer: of the phase, or as planned where there is none; None: not known."""
     if shapes is None or row.sizes is not None:  # published sizes are of bits that are not
         return None
-    if cell.search is not None or cell.config["search"] is not None:
+    if cell.search is not None or cell.impossible or cell.config["search"] is not None:
         return None
     if row.cost_bits is not None:
         return uniform(shapes, row.cost_bits)

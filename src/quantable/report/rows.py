@@ -18,7 +18,7 @@ from quantable.store.record import Phase, Record, distance
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell, any_variant
 from quantable.tables.claims import Claim
-from quantable.tables.schema import BUDGETS, Row, Table
+from quantable.tables.schema import BUDGETS, EVERY, Row, Table
 
 
 class Rows:
@@ -31,7 +31,37 @@ class Rows:
         self._rows: dict[str, RowFacts] = {}
         self._numbers: dict[tuple[str, str], Mapping[int, float]] = {}
         self.budget = asked.budget or self._largest_budget()
+        self._take_every_layer()
         self._take_one_variant()
+
+    def _take_every_layer(self) -> None:
+        """Put a row for each layer into the place of an asked row of every layer."""
+        asked = self.asked.chosen_rows(self.table)
+        rows: dict[str, Row] = {}
+        chosen: list[str] = []
+        for name, row in self.table.rows.items():
+            own = {name: row}
+            if row.layer == EVERY and name in asked:  # else what the user changes may not fit it
+                own = self._of_layers(name)
+            rows |= own
+            chosen += own if name in asked else []
+        self.table = self.table.model_copy(update={"rows": rows})
+        if self.asked.rows is not None:
+            self.asked = replace(self.asked, rows=tuple(chosen))
+
+    def _of_layers(self, name: str) -> dict[str, Row]:
+        """The rows of a network's layers; the row itself, with the reason, where none is known."""
+        row, config = self.table.rows[name], self.cell(name, self.budget, self.seeds[0]).config
+        shapes = self.asked.shapes(config)
+        if shapes is None:
+            why = "the layers of its network are known once it has run"
+            return {name: row.model_copy(update={"reason": why})}
+        return {
+            f"{name}.{shape.name}": row.model_copy(
+                update={"layer": shape.name, "label": f"{row.label}: {shape.name}"}
+            )
+            for shape in shapes
+        }
 
     def _take_one_variant(self) -> None:
         """Let all numbers come from one variant of each data set: no row and no claim mixes two.
@@ -97,6 +127,7 @@ class Rows:
         facts = {}
         for seed, cell in cells.items():
             record, phase = records[seed], None
+            missing = cell.impossible or missing
             if cell.search is not None:
                 missing = "the search that chooses its bit-widths is not run"
             if record is not None and record.scores is None:
@@ -123,6 +154,7 @@ class Rows:
                 policy=self._solved(name, bits),
                 uniform=self._beside(row, seed),
                 layer=self._layer(name, shapes),
+                accumulator=cell.config["bits"]["accumulator"],
             )
         return RowFacts(facts, row.reason or missing, given is not None)
 
@@ -186,6 +218,11 @@ class Rows:
         """Mean of a row's numbers over its seeds."""
         measured = self.measured(name, column)
         return None if measured is None else measured.mean
+
+    def impossible(self, name: str) -> bool:
+        """Whether no seed of a row can have a number: a search found no bit-widths for it."""
+        row = self.table.cell_of(name)
+        return all(self.cell(row, self.budget, seed).impossible for seed in self.seeds)
 
     def measured(self, name: str, column: str) -> Measured | None:
         """A row's number over its seeds."""

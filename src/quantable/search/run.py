@@ -48,18 +48,31 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A rule's numbers: for each item what is lost at ``low`` against the start's bits."""
+class Tried:
+    """What a rule that chooses itself tried for an item, with what that lost, and took."""
 
-    loss: Sequence[float]
+    loss: Mapping[Bits, float]
+    taken: Bits
+
+
+@dataclass(frozen=True)
+class Found:
+    """A rule's numbers: for each item what is lost at ``low`` against the start's bits.
+
+    A rule that chooses itself has ``tried`` instead, or the layers that make this ``infeasible``.
+    """
+
+    loss: Sequence[float] = ()
     error: Sequence[float] = ()  # standard error of each loss, where they are estimates
     images: int = 0  # passed through the network, each time counted
     epochs: float = 0.0  # of training
     earlier: float | None = None  # seconds of an interrupted attempt whose parts were kept
+    tried: Sequence[Tried] = ()
+    infeasible: Sequence[str] = ()
 
 
 class Rule(Protocol):
-    """A metric: what each item loses at fewer bits."""
+    """A metric: what each item loses at fewer bits; some choose themselves."""
 
     name: str
     unit: str
@@ -86,26 +99,39 @@ def run_search(
     began = time.perf_counter()
     found = rule(Start(config, built, built.quantize, items, low, device, folder, tell_and_heed))
     seconds = time.perf_counter() - began
-    errors = [{word_of(low): error} for error in found.error] or [{} for _ in items]
     return (
         Scores(
             rule=rule.name,
             unit=rule.unit,
             greedy=rule.greedy,
-            items=[
-                Item(
-                    layers=list(item),
-                    loss={word_of(high): 0.0, word_of(low): loss},
-                    error=error,
-                )
-                for item, loss, error in zip(items, found.loss, errors, strict=True)
-            ],
+            items=_scored(items, found, high, low),
+            infeasible=list(found.infeasible),
             seconds=seconds + (found.earlier or 0.0),
             images=found.images,
             epochs=found.epochs,
         ),
         int(found.earlier is not None),
     )
+
+
+def _scored(items: Sequence[tuple[str, ...]], found: Found, high: Bits, low: Bits) -> list[Item]:
+    """The items with their numbers; none where a rule had no choice for some."""
+    if found.infeasible:
+        return []
+    if found.tried:
+        return [
+            Item(
+                layers=list(item),
+                loss={word_of(bits): loss for bits, loss in tried.loss.items()},
+                taken=word_of(tried.taken),
+            )
+            for item, tried in zip(items, found.tried, strict=True)
+        ]
+    errors = [{word_of(low): error} for error in found.error] or [{} for _ in items]
+    return [
+        Item(layers=list(item), loss={word_of(high): 0.0, word_of(low): loss}, error=error)
+        for item, loss, error in zip(items, found.loss, errors, strict=True)
+    ]
 
 
 def items_of(

@@ -116,10 +116,14 @@ class Integers(_Part):
     layers: dict[str, SumsOfLayer]
     exact_top1_pct: float
     agreement_pct: float  # test images with the fake-quantized network's class, sums wide enough
+    # Of those that have another one: how many have the first differing level in a layer's input.
+    first_differing: dict[str, int] = {}
     wrap_top1_pct: float | None = None  # null where no bits are declared
     wrap_agreement_pct: float | None = None  # with the integers' own class, sums wide enough
     saturate_top1_pct: float | None = None
     saturate_agreement_pct: float | None = None
+    # Commit, and whether all was committed, where a finished run was asked later.
+    later: tuple[str, bool] | None = None
 
 
 class DataFacts(_Part):
@@ -155,6 +159,7 @@ class Item(_Part):
     layers: list[str]
     loss: dict[str, float]  # "weight/activation" bits -> what a selection adds up and minimises
     error: dict[str, float] = {}  # standard errors of those that are estimates; not kept before
+    taken: str | None = None  # the choice of a rule that chooses itself
 
 
 class Scores(_Part):
@@ -167,6 +172,20 @@ class Scores(_Part):
     seconds: float
     images: int  # passed through the network, each time counted
     epochs: float  # of training, over the images it trains on
+    # Layers for which a rule that chooses itself has no choice; then no item has been tried.
+    infeasible: list[str] = []
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the rule has chosen, and no budget has to."""
+        return any(item.taken is not None for item in self.items)
+
+    @property
+    def why_nothing(self) -> str | None:
+        """Why the search has no bit-widths to give."""
+        if not self.infeasible:
+            return None
+        return f"infeasible: {self.rule} has no bit-widths for layer {', '.join(self.infeasible)}"
 
 
 class Record(_Part):

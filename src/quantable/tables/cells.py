@@ -35,6 +35,7 @@ class Cell:
     layers: Mapping[str, Any] | None = None  # the row's own bits by layer, as long as that
     draft: str | None = None  # signature that the cell had as long as that
     bits: BitsFile | None = None  # what a search has chosen
+    impossible: str | None = None  # why there is nothing to run: a search found no bit-widths
     origin: tuple[str, bool] | None = None  # commit, and whether all was committed, when frozen
 
     @cached_property
@@ -150,15 +151,21 @@ class Asked:
         except UserError as error:  # the words may be for other rows than one that these need
             where = "" if table.id == SINGLE else f"row {name}: "
             raise UserError(f"{where}{error}") from error
+        impossible = None
         for key, other in (("start", run.start), ("teacher", run.teacher)):
             if other is not None:
-                config[key] = self.cell(table, other, budget, seed).signature
+                needed = self.cell(table, other, budget, seed)
+                config[key], impossible = needed.signature, impossible or needed.impossible
         if run.chosen is None:
-            return Cell(table.id, name, seed, config, self.overrides)
+            return Cell(table.id, name, seed, config, self.overrides, impossible=impossible)
         search = self.cell(table, run.chosen.by, budget, seed)
         record, shapes = self.find(search.signature, search.config), self.shapes(config)
+        if record is not None and record.scores is not None:
+            impossible = impossible or record.scores.why_nothing
         own = config["bits"]["layers"]
         waiting = with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
+        if impossible is not None:
+            return Cell(table.id, name, seed, waiting, self.overrides, impossible=impossible)
         wait = {"search": search.signature, "budgets": run.chosen.budgets, "layers": own}
         cell = Cell(table.id, name, seed, waiting, self.overrides, **wait)
         return cell if record is None or shapes is None else cell.decided(record, shapes)
@@ -192,7 +199,10 @@ class Asked:
         return [name for name in table.rows if self.rows is None or name in self.rows]
 
     def cells(self, table: Table) -> list[Cell]:
-        """Every run that the asked rows need, each once, rows before seeds, starts first."""
+        """Every run that the asked rows need, each once, rows before seeds, starts first.
+
+        Those that are known to be impossible are left out.
+        """
         budget = self.budget or table.budget
         names: dict[str, None] = {}
         for row in self.chosen_rows(table):
@@ -202,7 +212,8 @@ class Asked:
         for seed in self.seeds if self.seeds is not None else table.seeds:
             for name in trained:
                 cell = self.cell(table, name, budget, seed)
-                cells.setdefault(cell.signature, cell)
+                if cell.impossible is None:
+                    cells.setdefault(cell.signature, cell)
         return list(cells.values())
 
 

@@ -22,6 +22,9 @@ class Numbers(Protocol):
     def mean(self, row: str, column: str) -> float | None:
         """Mean over the seeds that have one."""
 
+    def impossible(self, row: str) -> bool:
+        """Whether the row has no number and will have none: a search found no bit-widths."""
+
 
 class Bound(Strict):
     """When a claim holds: closed bounds, and whether the rows must rise from each to the next.
@@ -174,6 +177,63 @@ class Spread(_Claim):
         return max(terms) - min(terms)
 
 
+class Fall(_Claim):
+    """How far one of ``rows``, infeasible ones left out, is below an earlier one, seed by seed."""
+
+    compares = False
+    kind: Literal["fall"]
+    feasible: int = Field(ge=2)  # rows that are needed
+
+    def _possible(self, about: Numbers) -> list[str]:
+        return [row for row in self.rows if not about.impossible(row)]
+
+    def terms(self, row: str, about: Numbers) -> list[tuple[str, str]]:
+        """The column of every row that can have one, once all of these do."""
+        del row
+        possible = self._possible(about)
+        known = all(about.mean(name, self.column) is not None for name in possible)
+        return [(name, self.column) for name in possible] if known else []
+
+    def number(self, *terms: float) -> float | None:
+        """The largest fall; below 0 where all rise."""
+        return max(
+            (a - b for i, a in enumerate(terms) for b in terms[i + 1 :]),
+            default=None,
+        )
+
+    def doubt(self, about: Numbers) -> str | None:
+        """Whether too few rows are left."""
+        left = len(self._possible(about))
+        if left >= self.feasible:
+            return None
+        return f"{left} of {len(self.rows)} rows are feasible, {self.feasible} are needed"
+
+
+class Differ(_Claim):
+    """How many of ``rows`` are off their numbers in ``values`` by more than ``within`` (else 0)."""
+
+    compares = False
+    kind: Literal["differ"]
+    values: tuple[float, ...]
+    within: float = Field(default=0.0, ge=0)  # the numbers' own rounding
+
+    @model_validator(mode="after")
+    def _each(self) -> Self:
+        if len(self.values) != len(self.rows):
+            raise ValueError(f"values: {len(self.values)} numbers for {len(self.rows)} rows")
+        return self
+
+    def terms(self, row: str, about: Numbers) -> list[tuple[str, str]]:
+        """The column of every row."""
+        del row, about
+        return [(name, self.column) for name in self.rows]
+
+    def number(self, *terms: float) -> float | None:
+        """Count the rows that are off."""
+        pairs = zip(terms, self.values, strict=True)
+        return sum(abs(own - listed) > self.within for own, listed in pairs)
+
+
 class Tested(_Claim):
     """None: ``tests``, this project's own, fail where the claim does not hold."""
 
@@ -284,7 +344,9 @@ class Over(_Claim):
         return own / other if other != 0 else None
 
 
-AnyClaim = Value | Largest | Smallest | Spread | Tested | Drop | Behind | Times | Over
+AnyClaim = (
+    Value | Largest | Smallest | Spread | Fall | Differ | Tested | Drop | Behind | Times | Over
+)
 KINDS: Mapping[str, type[_Claim]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(AnyClaim)
 }

@@ -28,6 +28,8 @@ TABLES = CONF / "table"
 SINGLE = "single"  # id of the table that stands for a run without one
 BUDGETS = ("paper", "gpu", "cpu", "smoke")  # from the largest to the smallest
 
+EVERY = "*"  # as a row's layer: in a report the row is one for each layer of its network
+
 Budget = Literal["paper", "gpu", "cpu", "smoke"]
 # doubtful: published, and known to be unfit for a verdict
 Confidence = Literal["published", "proved", "recollected", "derived", "doubtful"]
@@ -85,11 +87,12 @@ class Published(Strict):
 class Chosen(Strict):
     """Bit-widths that a search finds: the search's row, and what they may need of each cost.
 
-    Budgets are shares of the cost that the searched layers have before it.
+    Budgets are shares of the cost that the searched layers have before it; a search whose rule
+    chooses itself takes none.
     """
 
     by: str
-    budgets: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
+    budgets: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -113,7 +116,7 @@ class Row(Strict):
     cell: str | None = None
     phase: int | Literal["final"] = -1  # of the run; -1 is the last one
     reference: str | None = None  # with phase final: the row whose held-out accuracy is the measure
-    layer: str | None = None  # with cell: the one layer of that run which the row shows
+    layer: str | None = None  # with cell: the one layer of that run which the row shows, or EVERY
     # the row of uniform bits that this one is set beside, or the two between which it lies
     uniform: tuple[str, ...] = Field(default=(), max_length=2)
     cost_bits: int | None = Field(default=None, ge=1, le=16)  # cost every layer at this width

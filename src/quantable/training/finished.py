@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from quantable.store.record import Record
 
 WEIGHT, ACT = "parametrizations.weight.0", "act_quantizer"  # where a layer has its quantizers
 QUANTIZER = re.compile(rf"\.({re.escape(WEIGHT)}|{ACT})\.")
+PLAIN = re.compile(r"\.parametrizations\.(weight|bias)\.original$")  # a layer's own tensors
 EXTRA = "_extra_state"  # of a quantizer, as torch calls it: what is no tensor
 LAYERS = ("bits.layers", "quantizer.callback.layers")  # their keys are names with dots
 
@@ -27,6 +28,11 @@ def load_network(record: Record, weights: Path) -> nn.Module:
     ``weights`` is ``weights/<record name>.pt`` of the store. Inputs are normalized images
     (n, c, h, w), outputs class scores (n, classes), computed in float32 with fake quantizers.
     """
+    return load_quantized(record, weights)[0]
+
+
+def load_quantized(record: Record, weights: Path) -> tuple[nn.Module, Quantize | None]:
+    """The same network, and what its quantizers hang on; None where it is float."""
     if not weights.is_file():
         raise UserError(f"{weights}: no such file; weights are kept where the run was trained")
     config = nested(record.config)
@@ -34,13 +40,14 @@ def load_network(record: Record, weights: Path) -> nn.Module:
     if config["recipe"]["channels_last"]:
         to_channels_last(net)
     state = torch.load(weights, map_location="cpu", weights_only=True)
+    quantize: Quantize | None = None
     if config["quantizer"]["callback"] is not None:
-        quantize: Quantize = make(config["quantizer"]["callback"])
+        quantize = cast(Quantize, make(config["quantizer"]["callback"]))
         quantize.signed = signed_in(state)
         quantize.attach(net, config["data"]["input_size"])
     shrink_to(net, state)
     net.load_state_dict(state)
-    return net.eval()
+    return net.eval(), quantize
 
 
 def signed_in(state: Mapping[str, Any]) -> set[str] | None:
@@ -68,7 +75,7 @@ def final_weights(path: Path, key: str) -> dict[str, Any]:
 def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
     """Load weights and batch norms of a run, quantized or not, into the float network ``net``."""
     plain = {
-        name.replace(".parametrizations.weight.original", ".weight"): value
+        PLAIN.sub(r".\1", name): value
         for name, value in state.items()
         if not QUANTIZER.search(name)
     }

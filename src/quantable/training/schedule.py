@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the place in a phase; resuming needs no state."""
 
 import math
+from collections.abc import Sequence
 
 
 def constant(progress: float, phase: int) -> float:
@@ -28,10 +29,10 @@ def one_cycle(progress: float, phase: int, *, warmup: float, restart: float) -> 
     return peak * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def steps(progress: float, phase: int, *, parts: int, factor: float) -> float:
-    """Multiply the rate by ``factor`` after each but the last of ``parts`` equal parts of a phase.
+def steps(progress: float, phase: int, *, at: Sequence[float], of: float, factor: float) -> float:
+    """Multiply by ``factor`` at each of ``at``, places in a phase that is ``of`` long.
 
-    >>> [steps(progress, 0, parts=4, factor=0.5) for progress in (0.0, 0.49, 0.5, 1.0)]
-    [1.0, 0.5, 0.25, 0.125]
+    >>> [steps(p, 0, at=[200, 250, 300], of=350, factor=0.1) < 0.5 for p in (0.5, 0.6)]
+    [False, True]
     """
-    return factor ** min(int(progress * parts), parts - 1)
+    return factor ** sum(progress * of >= place for place in at)
