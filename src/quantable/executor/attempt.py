@@ -7,15 +7,19 @@ import traceback
 from dataclasses import replace
 
 from quantable.base.errors import UserError
-from quantable.base.signals import Preempted, heed
+from quantable.base.signals import Preempted, heed, note
 from quantable.base.tick import Tell, Tick
+from quantable.executor.cluster import was_cancelled
 from quantable.executor.status import (
     ERROR_LINES,
     Status,
     begin_attempt,
+    cancel,
+    cancelled,
     job_id,
-    note_preemption,
+    note_stop,
     read_status,
+    submission_id,
     write_status,
 )
 from quantable.store.record import Record, cell_name
@@ -37,7 +41,10 @@ def attempt(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
         record = run_cell(cell, store, variant, watch)
         store.add(record)
     except (Preempted, KeyboardInterrupt):
-        note_preemption(store, name, watch.status)
+        job = watch.status.job
+        if job is not None and was_cancelled(job):  # by hand: nobody is to queue it again
+            cancel(store, name)
+        note_stop(store, name, watch.status)
         raise
     except BaseException as error:
         lines = _lines(error)
@@ -83,6 +90,8 @@ class _Watch:
         if now - self.written >= EVERY_SECONDS:
             self.written = now
             write_status(self.store, self.name, self.status)
+            if cancelled(self.store, self.name):  # from a machine that cannot signal this one
+                note()
 
 
 def _mine(cell: Cell) -> Status:
@@ -93,6 +102,7 @@ def _mine(cell: Cell) -> Status:
         row=cell.row,
         seed=cell.seed,
         job=job_id(),
+        submission=submission_id(),
         host=socket.gethostname(),
         pid=os.getpid(),
     )

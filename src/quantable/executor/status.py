@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from quantable.base.tick import Tick
+from quantable.executor.cluster import NAME
 
 if TYPE_CHECKING:
     from quantable.tables.cells import Cell
 
-Word = Literal["queued", "running", "done", "failed", "preempted", "cancelled"]
+Word = Literal["queued", "running", "done", "failed", "preempted", "stopped", "cancelled"]
 SETTLED = ("done", "failed", "cancelled")
 ERROR_LINES = 8
+MINE = ("state", "table", "row", "seed", "job", "submission", "host", "pid")  # of an attempt
 
 
 class Place(Protocol):
@@ -34,8 +36,10 @@ class Place(Protocol):
 class Status:
     """Where a cell stands, as its last process wrote it.
 
-    ``job`` is the cluster's. ``deaths`` are attempts in a row that ended without a word and had got
-    no further than ``reached``, in epochs.
+    preempted: a job was told to stop; stopped: another process was, by a signal or from its
+    keyboard. ``job`` is the cluster's, ``submission`` what its submitter called it before it had
+    one. ``lost`` counts the attempts that ended without a word, ``deaths`` those in a row, of any
+    kind, that had got no further than ``reached``, in epochs.
     """
 
     state: Word
@@ -43,10 +47,12 @@ class Status:
     row: str = ""
     seed: int = 0
     job: str | None = None
+    submission: str | None = None
     host: str | None = None
     pid: int | None = None
     attempts: int = 0
     preempted: int = 0
+    lost: int = 0
     deaths: int = 0
     reached: float = 0.0
     epoch: int | None = None
@@ -97,17 +103,27 @@ def write_status(store: Place, name: str, status: Status) -> None:
     os.replace(temporary, path)
 
 
-def queued(cell: "Cell", before: Status | None) -> Status:
+def forget(store: Place, name: str) -> None:
+    """Take a status back, of a cell that came into nobody's hands."""
+    _path(store, name).unlink(missing_ok=True)
+
+
+def queued(cell: "Cell", before: Status | None, submission: str | None = None) -> Status:
     """Status of a cell that is about to be queued; what it has been through stays known."""
-    return Status(
-        "queued",
+    return replace(
+        before or Status("queued"),
+        state="queued",
         table=cell.table,
         row=cell.row,
         seed=cell.seed,
+        job=None,
+        submission=submission,
         host=socket.gethostname(),  # whether it was queued indeed is known while this process lives
         pid=os.getpid(),
-        attempts=0 if before is None else before.attempts,
-        preempted=0 if before is None else before.preempted,
+        deaths=0,
+        reached=0.0,
+        seconds_left=None,
+        error=(),
     )
 
 
@@ -119,29 +135,38 @@ def fail(store: Place, name: str, error: Iterable[str]) -> None:
 
 
 def begin_attempt(store: Place, name: str, status: Status) -> Status:
-    """Write that a process takes the cell in hand, and count it."""
-    before = read_status(store, name) or status
-    now = replace(
-        status,
-        attempts=before.attempts + 1,
-        preempted=before.preempted,
-        deaths=before.deaths,
-        reached=before.reached,
-    )
+    """Write that a process takes the cell in hand, and count it; its place is known until it says.
+
+    One that ran before and said no more was lost: killed, or gone with its machine.
+    """
+    before = read_status(store, name)
+    now = replace(status, attempts=1)
+    if before is not None:
+        now = replace(
+            before,
+            **{name: getattr(status, name) for name in MINE},
+            attempts=before.attempts + 1,
+            lost=before.lost + (before.state == "running"),
+            reached=max(before.reached, before.place),
+            seconds_left=None,
+            error=(),
+        )
     write_status(store, name, now)
     return now
 
 
-def note_preemption(store: Place, name: str, status: Status) -> None:
-    """Write that an attempt stopped; one that had not got on counts as a death."""
+def note_stop(store: Place, name: str, status: Status) -> None:
+    """Write that an attempt was told to stop; one that had not got on counts as a death."""
+    word: Word = "preempted" if status.job is not None else "stopped"
     stopped = replace(
         status,
-        state="cancelled" if cancelled(store, name) else "preempted",
-        preempted=status.preempted + 1,
+        state="cancelled" if cancelled(store, name) else word,
         deaths=0 if status.place > status.reached else status.deaths + 1,
         reached=max(status.reached, status.place),
+        seconds_left=None,
     )
-    write_status(store, name, stopped)
+    again = stopped.preempted + (stopped.state == "preempted")
+    write_status(store, name, replace(stopped, preempted=again))
 
 
 def note_death(store: Place, name: str, retries: int, words: str) -> bool:
@@ -155,7 +180,9 @@ def note_death(store: Place, name: str, retries: int, words: str) -> bool:
         status,
         state="failed" if deaths > retries else "queued",
         deaths=deaths,
+        lost=status.lost + 1,
         reached=max(status.reached, status.place),
+        seconds_left=None,
         error=(f"{words} (attempt {status.attempts})",),
     )
     write_status(store, name, dead)
@@ -196,3 +223,11 @@ def job_id() -> str | None:
     """Id of the SLURM job around this process, as ``squeue`` and ``scancel`` write it."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def submission_id() -> str | None:
+    """What the submitter of the job around this process has called it; None in other jobs."""
+    name = os.environ.get("SLURM_JOB_NAME", "")
+    if not name.startswith(NAME):
+        return None
+    return f"{name.removeprefix(NAME)}_{os.environ.get('SLURM_ARRAY_TASK_ID') or 0}"

@@ -42,7 +42,9 @@ def work(path: Path) -> int:
                 os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
             _finish(frozen, store)
         except (Preempted, KeyboardInterrupt) as stop:
-            print(f"{stop}; it goes on from its checkpoint", file=sys.stderr)
+            gone = cancelled(store, path.stem)
+            said = "cancelled; what was done is kept" if gone else f"{stop}; it goes on from there"
+            print(said, file=sys.stderr)
             return AGAIN
         except (UserError, NotImplementedError) as error:
             print(f"error: {error}", file=sys.stderr)
