@@ -103,7 +103,7 @@ def _seeds(value: str) -> tuple[int, ...]:
         seeds = ()
     if not seeds or min(seeds) < 0 or max(seeds) >= 2**32:  # as numpy and Lightning take them
         raise UserError(
-            f"command line: seed={value}: give integers from 0 to 2**32 - 1, such as seed=0,1,2"
+            f"command line: seed={value}: give integers from 0 on, below 2**32, such as seed=0,1,2"
         )
     return seeds
 

@@ -97,7 +97,7 @@ class Board:
         looks = [self._look(cell) for cell in cells]
         jobs = [look.job for look in looks if look.job is not None and look.word != "done"]
         forgotten = [job for job in dict.fromkeys(jobs) if job not in self.queue.jobs]
-        ended = {} if self.queue.fault else past(forgotten)
+        ended = past(forgotten) if forgotten and self.queue.fault is None else {}
         return [self._judged(look, ended) for look in looks]
 
     def line(self, cell: Cell) -> Line:
@@ -161,7 +161,7 @@ class Board:
         queue = self.queue
         about = queue.jobs.get(look.job) or ended.get(look.job)
         line = replace(look, about=about, alive=queue.alive(look.job))
-        if look.word not in ("queued", "preempted", "stopped", "lost"):
+        if look.word not in ("queued", "preempted", "stopped", "lost", "missing"):
             return line
         if queue.fault is not None:
             assert status is not None
