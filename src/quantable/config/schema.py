@@ -140,6 +140,7 @@ class LoggerConfig(Strict):
 
     project: str = Field(min_length=1)
     entity: str | None
+    tags: list[str]
 
 
 class HardwareConfig(Strict):
