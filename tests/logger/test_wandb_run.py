@@ -114,8 +114,14 @@ def test_a_replay_sends_each_epoch_once_also_the_second_time(
     assert about["displayName"] == "hand ad seed 0"
     assert about["tags"] == ["paper", "mine"]
     config = {key: each["value"] for key, each in json.loads(about["config"]).items()}
-    plain = {"table": "hand", "row": "ad", "seed": 0, "budget": "paper", "method": "float"}
-    assert plain.items() <= config.items()
+    plain = {
+        "table": "hand",
+        "row": "ad",
+        "seed": 0,
+        "budget": "paper",
+        "method": "activation_density",
+    }
+    assert {key: config[key] for key in plain} == plain
     assert (config["network"], config["data"]) == (config["model.name"], config["data.id"])
     lines = server.lines[record.name]
     assert [line["test/top1_pct"] for line in lines] == [81.0, 86.0, 87.0, 85.0, 86.5]

@@ -122,8 +122,9 @@ class Board:
     def _look(self, cell: Cell) -> Line:
         """What files say of a cell, and its job."""
         variant = self.variant(cell)
+        name = cell_name(cell.signature, variant)
         if self.store.has(cell.signature, variant):
-            return Line(cell, variant, "done")
+            return Line(cell, variant, "done", read_status(self.store, name))
         names = [cell_name(s, variant) for s in (cell.signature, cell.draft) if s]
         known = ((name, read_status(self.store, name)) for name in names)
         name, status = next(((n, s) for n, s in known if s is not None), (names[0], None))
@@ -218,6 +219,8 @@ def _place(line: Line) -> Iterator[str]:
 def _past(line: Line) -> Iterator[str]:
     """What a cell has been through."""
     status = line.status
+    if status is not None and status.trouble:
+        yield status.trouble
     if status is None or line.word == "done":
         return
     if status.preempted:

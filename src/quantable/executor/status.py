@@ -63,6 +63,7 @@ class Status:
     val_top1_pct: float | None = None
     seconds_left: float | None = None
     unit: str = "epoch"
+    trouble: str | None = None
     error: tuple[str, ...] = ()
     updated: float = 0.0  # seconds since 1970
 
@@ -155,8 +156,8 @@ def begin_attempt(store: Place, name: str, status: Status) -> Status:
     return now
 
 
-def note_stop(store: Place, name: str, status: Status) -> None:
-    """Write that an attempt was told to stop; one that had not got on counts as a death."""
+def note_stop(store: Place, name: str, status: Status) -> Word:
+    """Write how an attempt was told to stop, and return it; one that had not got on is a death."""
     word: Word = "preempted" if status.job is not None else "stopped"
     stopped = replace(
         status,
@@ -167,6 +168,7 @@ def note_stop(store: Place, name: str, status: Status) -> None:
     )
     again = stopped.preempted + (stopped.state == "preempted")
     write_status(store, name, replace(stopped, preempted=again))
+    return stopped.state
 
 
 def note_death(store: Place, name: str, retries: int, words: str) -> bool:
@@ -215,8 +217,21 @@ def _mark(store: Place, name: str) -> Path:
 
 
 def log_path(store: Place, name: str) -> Path:
-    """File with everything that a cell's processes have printed."""
+    """File with everything that a cell's own processes print, and what is said of its runs."""
     return store.folder / "logs" / f"{name}.log"
+
+
+def log(store: Place, name: str, line: str) -> None:
+    """Add a line to a cell's log."""
+    path = log_path(store, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def log_process(store: Place, name: str) -> None:
+    """Add to a cell's log that this process takes the cell in hand."""
+    log(store, name, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}")
 
 
 def job_id() -> str | None:

@@ -45,10 +45,11 @@ def ready(*, online: bool = False) -> None:
     wandb = library()
     try:
         mode = wandb.setup().settings.mode
-        logged_in = mode in ONLINE and wandb.login(verify=False)
-        if logged_in:
-            _greet(wandb, needed=online)
+        logged_in = mode in ONLINE and wandb.login()
     except wandb.Error as error:
+        if not online and isinstance(error, wandb.errors.CommError):  # nobody answers
+            print(f"W&B: {error}: {WITHOUT}", file=sys.stderr)
+            return
         raise UserError(
             f"logger=wandb: {error} Run `wandb login` or set WANDB_API_KEY; WANDB_MODE=offline "
             "needs no key, and action=wandb_replay sends stored histories later"
@@ -60,16 +61,6 @@ def ready(*, online: bool = False) -> None:
             f"logger=wandb: W&B is switched to {mode}; this needs its server: run `wandb online`, "
             "or set WANDB_MODE=online"
         )
-
-
-def _greet(wandb: Any, *, needed: bool) -> None:  # noqa: ANN401 - an optional module
-    """Look whether the server answers and knows the key."""
-    try:
-        wandb.login()
-    except wandb.Error as error:
-        if needed:
-            raise
-        print(f"W&B: {error}: {WITHOUT}", file=sys.stderr)
 
 
 def library() -> Any:  # noqa: ANN401 - an optional module
