@@ -1,4 +1,4 @@
-"""Jobs of Hydra's submitit launcher: each is told as it ends, and one that was stopped is no fault."""
+"""Hydra's submitit launcher: each job is told as it ends, one that was stopped is no fault."""
 
 import pickle
 from pathlib import Path

@@ -184,7 +184,7 @@ def test_a_run_that_diverges_says_so_once_in_log_status_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    asked, store = work_of("recipe.optimizer.lr=300"), Store(tmp_path)
+    asked, store = work_of("recipe.optimizer.lr=30"), Store(tmp_path)
     assert run_inline(asked, store) == {}
     (record,) = store.records()
     assert record.history[0].train_loss is not None
