@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -185,7 +186,8 @@ def test_however_wandb_fails_the_record_is_that_of_a_run_without_it(
         assert found == plain, case
         assert all(torch.equal(last[name], weights[name]) for name in weights), case
         assert ("action=wandb_replay sends later" in capsys.readouterr().err) == said, case
-        wandb.teardown()
+        with suppress(ConnectionResetError):  # of the process that was killed
+            wandb.teardown()
 
     check("offline", said=False)
     (file,) = (tmp_path / "offline").glob("wandb/offline-run-*/*.wandb")

@@ -192,6 +192,8 @@ def test_a_run_deleted_while_it_is_watched_ends_nothing(
     assert server.steps(f"{record.name}.2") == [0, 1, 2, 3, 4]
 
 
+# A thread of W&B's that looks after a run whose end was given up outlives its service here.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_server_that_goes_away_is_said_and_a_replay_completes_the_curves(
     record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
