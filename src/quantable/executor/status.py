@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Word = Literal["queued", "running", "done", "failed", "preempted", "stopped", "cancelled"]
 SETTLED = ("done", "failed", "cancelled")
 ERROR_LINES = 8
-MINE = ("state", "table", "row", "seed", "job", "submission", "host", "pid")  # of an attempt
+MINE = ("state", "table", "row", "seed", "job", "host", "pid")  # of an attempt
 
 
 class Place(Protocol):
@@ -143,9 +143,11 @@ def begin_attempt(store: Place, name: str, status: Status) -> Status:
     before = read_status(store, name)
     now = replace(status, attempts=1)
     if before is not None:
+        ours = status.job is not None and before.job in (None, status.job)
         now = replace(
             before,
             **{name: getattr(status, name) for name in MINE},
+            submission=before.submission if ours else status.submission,
             attempts=before.attempts + 1,
             lost=before.lost + (before.state == "running"),
             reached=max(before.reached, before.place),
