@@ -333,7 +333,7 @@ def test_a_running_cell_looks_whether_it_was_cancelled(
     (cell,) = work_of(1).cells
     heard = listen()
     try:
-        look = attempt._Watch(store, cell.signature, Status("running"), lambda tick: None)
+        look = attempt._Watch(store, cell.signature, Status("running"), ())
         look(TICK)
         heed()
         cancel(store, cell.signature)
