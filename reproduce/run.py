@@ -4,8 +4,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from quantable.cli import STOPPED, entry, run_main
+from quantable.cli import STOPPED, entry, run_main, work_of
+from quantable.store.store import Store
+from quantable.words import parse
 
 HELP = """
 Reproduce a paper's table: train or compute what misses, then show it beside the published numbers.
@@ -30,6 +33,17 @@ Words:
 """
 
 
+def results_of(words: Sequence[str]) -> str:
+    """What came out of the cells that a job's words mean."""
+    from quantable.executor.progress import result
+
+    parsed = parse(words)
+    store = Store(parsed.store)
+    cells = [cell for work in work_of(parsed) for cell in work.cells]
+    found = ((cell, store.find(cell.signature, None)) for cell in cells)
+    return "; ".join(f"{cell.label}: {result(record)}" for cell, record in found if record)
+
+
 def multirun(words: Sequence[str]) -> int:
     """Let Hydra split a sweep into jobs, each with its own words; every job runs to its end."""
     import hydra
@@ -41,12 +55,14 @@ def multirun(words: Sequence[str]) -> int:
     from quantable.base.places import CONF
     from quantable.base.signals import Preempted
     from quantable.config.schema import RunConfig
+    from quantable.executor.launcher import tell_of_each
     from quantable.words import CONTROL
 
     # Words of this command that are no keys of the run config: Hydra takes them as additions.
     own = tuple(f"{word}=" for word in {*CONTROL} - {*RunConfig.model_fields})
     sys.argv[1:] = [f"+{word}" if word.startswith(own) else word for word in words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back here instead of as a traceback
+    tell_of_each(partial(print, file=sys.stderr, flush=True), results_of)
 
     @hydra.main(config_path=str(CONF), config_name="run", version_base="1.3")
     def job(_: DictConfig) -> None:

@@ -25,7 +25,7 @@ from quantable.cost.hardware import Hardware, hardware_of
 from quantable.data.images import Images
 from quantable.integers.by_layer import ByLayer, measure
 from quantable.logger.stream import Stream
-from quantable.logger.wandb_run import CellRun, send
+from quantable.logger.wandb_run import About, CellRun, send
 from quantable.networks.layers import LayerShape, uniform
 from quantable.search.run import run_search
 from quantable.store.bits_file import write_bits
@@ -149,16 +149,12 @@ def _stream(cell: Cell, built: Built, store: Store, variant: str) -> Stream | No
     if (into := cell.config["logger"]) is None:
         return None
 
+    name = cell_name(cell.signature, variant)
+    config = portable(cell.config)
+    about = About(cell.table, cell.row, cell.seed, cell.command, config)
+
     def begin() -> CellRun:
-        return CellRun(
-            cell_name(cell.signature, variant),
-            into=into,
-            folder=store.folder,
-            table=cell.table,
-            row=cell.row,
-            seed=cell.seed,
-            config=portable(cell.config),
-        )
+        return CellRun(name, about, into=into, folder=store.folder)
 
     return Stream(begin, built.quantize, built.shapes)
 

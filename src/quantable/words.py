@@ -104,8 +104,10 @@ def _seeds(value: str) -> tuple[int, ...]:
         seeds = tuple(int(part) for part in _list(value))
     except ValueError:
         seeds = ()
-    if not seeds or min(seeds) < 0:
-        raise UserError(f"command line: seed={value}: give integers from 0 on, such as seed=0,1,2")
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**32:  # as numpy and Lightning take them
+        raise UserError(
+            f"command line: seed={value}: give integers from 0 on, below 2**32, such as seed=0,1,2"
+        )
     return seeds
 
 

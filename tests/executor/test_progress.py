@@ -12,15 +12,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hand_records import record_of
 from rich.console import Console
 
+from quantable.base.errors import UserError
+from quantable.base.signals import Preempted
 from quantable.base.tick import Tick, duration
 from quantable.config.composition import compose_run
 from quantable.executor import inline, pool, progress, work
+from quantable.executor.actions import overview
 from quantable.executor.board import Work
 from quantable.executor.expected import expected, hours, steps_of
 from quantable.executor.inline import run_inline
 from quantable.executor.progress import Lines, Progress
+from quantable.report.reporter import Reporter
+from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell
 from quantable.tables.schema import load_table
@@ -130,19 +136,67 @@ def test_the_bar_on_a_terminal_has_loss_and_held_out_accuracy(
     assert "begins" not in text
 
 
-def test_a_workers_log_has_the_lines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_log_has_every_attempt_while_it_lasts_and_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    store, asked = Store(tmp_path), work_of()
+    (cell,) = asked.cells
+    path = tmp_path / "logs" / f"{cell.signature}.log"
+    read: list[str] = []
+
+    def run_cell(cell: Cell, store: Store, variant: str, tell) -> Record:
+        tell(TICK)
+        read.append(path.read_text())  # while it trains
+        if len(read) == 1:
+            raise Preempted("stopped by SIGTERM")
+        if len(read) == 2:
+            raise UserError("no such layer")
+        return record_of(cell, (32, [(80.0, 81.0)]))
+
+    monkeypatch.setattr("quantable.run.run_cell", run_cell)
+    with pytest.raises(Preempted):
+        run_inline(asked, store)
+    assert run_inline(asked, store) != {}
+    assert run_inline(asked, store) == {}
+    begins = f"float seed 0 begins: run {cell.signature}, 2 epochs planned"
+    place = "float seed 0: epoch 3 of at most 12, loss 0.5321, held-out 71.20 %"
+    lines = path.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("--- ")] == [
+        *(begins, place, "float seed 0 stopped: stopped by SIGTERM"),
+        *(begins, place, "float seed 0 failed: no such layer"),
+        *(begins, place, "float seed 0: top-1 81.00 %, 1 s"),
+    ]
+    assert [line.endswith(f", process {os.getpid()}") for line in lines].count(True) == 3
+    assert read[0].splitlines()[1:] == [begins, place]
+
+
+def test_a_worker_says_on_a_cluster_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(work, "expected", lambda cells: f"{cells[0].label} takes long")
-    for executor, more in (("pool", []), ("slurm", ["float seed 0 takes long"])):
-        cell = the_cell(f"executor={executor}")
-        work._told(cell, os.getppid())(TICK)
-        assert capsys.readouterr().err.splitlines() == [
-            *more,
-            f"float seed 0 begins: run {cell.signature}, 2 epochs planned",
-            "float seed 0: epoch 3 of at most 12, loss 0.5321, held-out 71.20 %, about 2 min left",
-        ]
+    for executor, said in (("pool", ""), ("slurm", "float seed 0 takes long\n")):
+        work._told(the_cell(f"executor={executor}"), os.getppid())(TICK)
+        assert capsys.readouterr().err == said
+
+
+def test_a_run_that_diverges_says_so_once_in_log_status_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    asked, store = work_of("recipe.optimizer.lr=30"), Store(tmp_path)
+    assert run_inline(asked, store) == {}
+    (record,) = store.records()
+    assert record.history[0].train_loss is not None
+    said = f"float seed 0 diverged: training loss {record.history[0].train_loss:.3g} in epoch 1"
+    log = (tmp_path / "logs" / f"{record.name}.log").read_text()
+    for text in (log, capsys.readouterr().err):
+        assert text.count("diverged") == 1
+        assert said in text
+    assert " diverged: training loss " in overview([asked], store)
+    (note,) = Reporter(TABLE, asked.asked, [store]).report().notes[:1]
+    assert note.startswith("float seed 0 diverged: training loss ")
+    assert note.endswith(" in epoch 2, where guessing has 2.30.")
 
 
 # How long a run takes

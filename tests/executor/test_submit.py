@@ -3,8 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,6 +53,17 @@ def cells_of(*words: str, rows: Sequence[str] = ("float", "bits4"), seeds=(0, 1)
     return asked.cells(load_table("ad_quickstart"))
 
 
+def in_queue(cluster: Path, states: Mapping[str, str]) -> None:
+    """Let squeue list these jobs, by the names that they were submitted with."""
+    lines = []
+    for job, state in states.items():
+        script = cluster / f"script.{job.partition('_')[0]}"
+        name = options(cluster, int(job.partition("_")[0]))["job-name"] if script.exists() else "x"
+        reason = "Resources" if state == "PENDING" else "None"
+        lines.append(f"{job}|{state}|{name}|{reason}\n")
+    (cluster / "queue").write_text("".join(lines))
+
+
 def options(cluster: Path, n: int) -> dict[str, str]:
     """Options of the nth script."""
     text = (cluster / f"script.{n}").read_text()
@@ -86,11 +96,11 @@ def test_nothing_is_asked_for_that_nobody_set(cluster: Path, store: Store) -> No
 
 def test_a_second_submitter_finds_the_first_ones_jobs(cluster: Path, store: Store) -> None:
     assert submit(cells_of(), store, again=True) == 4
-    (cluster / "queue").write_text("".join(f"1_{i} Resources\n" for i in range(4)))
+    in_queue(cluster, {f"1_{i}": "PENDING" for i in range(4)})
     assert submit(cells_of(seeds=(0, 1, 2)), store, again=True) == 2
-    board = Board(store)
-    assert [line.reason for line in board.lines(cells_of())] == ["Resources"] * 4
-    (cluster / "queue").write_text("1_0 None\n")  # three went without a word
+    lines = Board(store).lines(cells_of())
+    assert [line.about and line.about.reason for line in lines] == ["Resources"] * 4
+    in_queue(cluster, {"1_0": "RUNNING"})  # three went without a word
     assert submit(cells_of(), store, again=True) == 3
 
 
@@ -118,7 +128,7 @@ def test_what_is_needed_comes_in_an_earlier_array(cluster: Path, store: Store) -
         "afterany:2:3",  # the network that it starts from, and the search that chooses its bits
     ]
     store.add(scored(cells[2], "layer3.0.conv2"))
-    (cluster / "queue").write_text("4 Dependency\n")
+    in_queue(cluster, {"4": "PENDING"})
     decided = asked.cells(selection())[3]
     assert decided.signature != cells[3].signature
     assert Board(store).line(decided).word == "queued"  # as the one that was submitted
@@ -130,18 +140,13 @@ def test_a_failing_sbatch_leaves_nothing_queued(
     (cluster / "sbatch").write_text("#!/bin/sh\necho invalid partition >&2; exit 1\n")
     with pytest.raises(UserError, match="invalid partition"):
         submit(cells_of(), store, again=True)
-    for cell in cells_of():
-        status = read_status(store, cell.signature)
-        assert status is not None
-        gone = replace(status, pid=2**22 + 1)  # above every pid: the submitter has ended
-        write_status(store, cell.signature, gone)
-        assert Board(store).line(cell).word == "missing"
+    assert [line.word for line in Board(store).lines(cells_of())] == ["missing"] * 4
 
 
 def test_cancelling_ends_jobs_and_marks_cells(cluster: Path, store: Store) -> None:
     cells = cells_of()
     submit(cells, store, again=True)
-    (cluster / "queue").write_text("1_0 None\n1_2 Resources\n")
+    in_queue(cluster, {"1_0": "RUNNING", "1_2": "PENDING"})
     asked = Asked(("executor=slurm",), "smoke")
     said = cancel_all([Work(load_table("ad_quickstart"), asked, cells)], store)
     assert said.startswith("2 cells cancelled")

@@ -1,7 +1,8 @@
 """An HTTP server on this machine that answers as much of W&B's protocol as a run needs.
 
 It keeps every history line that it is sent, in the order of arrival, and answers a client that
-resumes a run with what it has, as the real one does. Read off the requests of wandb 0.31.
+resumes a run with what it has, as the real one does; it refuses ids of runs that were deleted, and
+keeps files and artifacts. Read off the requests of wandb 0.31.
 """
 
 import json
@@ -23,6 +24,9 @@ class Server(ThreadingHTTPServer):
         self.received: dict[str, list[int]] = defaultdict(list)  # steps, over all requests
         self.complete: set[str] = set()
         self.asked: list[str] = []
+        self.deleted: set[str] = set()
+        self.artifacts: dict[str, list[str]] = {}  # files by the name of what was committed
+        self.files: dict[str, bytes] = {}
 
     @property
     def url(self) -> str:
@@ -48,7 +52,40 @@ class Server(ThreadingHTTPServer):
             return {
                 "createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}
             }
-        return {}
+        if name in ("CreateArtifact", "CreateArtifactManifest", "CreateArtifactFiles"):
+            return self._artifact(name, variables)
+        return {"project": {"artifact": None}} if name == "ArtifactType" else {}
+
+    def close(self) -> None:
+        """Answer nothing any more."""
+        self.shutdown()
+        self.server_close()
+
+    def delete(self, run: str) -> None:
+        """What somebody does on the website."""
+        self.deleted.add(run)
+        for kept in (self.lines, self.received, self.begun):
+            kept.pop(run, None)  # type: ignore[attr-defined]
+
+    def _artifact(self, name: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if name == "CreateArtifact":
+            called = variables["input"]["artifactCollectionName"]
+            self.artifacts[called] = []
+            made = {"id": called, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            return {"createArtifact": {"artifact": made}}
+        if name == "CreateArtifactManifest":
+            file = {"id": "1", "uploadUrl": f"{self.url}/manifest", "uploadHeaders": []}
+            return {"createArtifactManifest": {"artifactManifest": {"id": "1", "file": file}}}
+        nodes = []
+        for file in variables["input"]["artifactFiles"]:
+            self.artifacts[file["artifactID"]].append(file["name"])
+            place = {"uploadUrl": f"{self.url}/{file['name']}", "uploadHeaders": []}
+            about = {"name": file["name"], "displayName": file["name"], "storagePath": file["name"]}
+            nodes.append(
+                {"id": file["name"], "artifact": {"id": file["artifactID"]}} | place | about
+            )
+        edges = [{"node": node} for node in nodes]
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
 
     def _resume(self, run: str) -> dict[str, Any] | None:
         if run not in self.begun:
@@ -93,21 +130,31 @@ class Handler(BaseHTTPRequestHandler):
         answer = {}
         if self.path == "/graphql":
             content = json.loads(body)
-            answer = {"data": self.server.answer(content["query"], content.get("variables") or {})}
+            variables = content.get("variables") or {}
+            if "UpsertBucket" in content["query"] and variables["name"] in self.server.deleted:
+                message = "run ID was used by a run that has been deleted"
+                self._reply({"errors": [{"message": message}]}, status=409)
+                return
+            answer = {"data": self.server.answer(content["query"], variables)}
         elif self.path.endswith("/file_stream"):
-            self.server.stream(self.path.split("/")[-2], json.loads(body))
+            run = self.path.split("/")[-2]
+            if run in self.server.deleted:
+                self._reply({"error": "run not found"}, status=404)
+                return
+            self.server.stream(run, json.loads(body))
         self._reply(answer)
 
     def do_PUT(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.files[self.path.lstrip("/")] = body
         self._reply({})
 
     def do_GET(self) -> None:
         self._reply({})
 
-    def _reply(self, content: dict[str, Any]) -> None:
+    def _reply(self, content: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -118,11 +165,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(before: Server | None = None) -> Iterator[Server]:
+    """A server, with what the one ``before`` it had."""
     server = Server()
+    if before is not None:
+        for name in ("lines", "begun", "received", "deleted"):
+            setattr(server, name, getattr(before, name))
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server
     finally:
-        server.shutdown()
-        server.server_close()
+        server.close()

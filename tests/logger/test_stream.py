@@ -6,20 +6,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import wandb
 from killed_runs import checkpoint
+from stand_in import serving
 
+from quantable.cli import run_main
+from quantable.logger import wandb_run
 from quantable.logger.stream import steps
-from quantable.logger.wandb_run import steps_in
+from quantable.logger.wandb_run import CellRun, steps_in
 from quantable.methods.lsq import LSQ
 from quantable.methods.minmax import MinMax
 from quantable.methods.pact import PACT
 from quantable.networks.cifar import resnet8_cifar
 from quantable.quantization.quantize import Quantize
+from quantable.store.record import Epoch
 from quantable.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -128,3 +135,73 @@ def test_a_range_of_sixteen_levels_has_fifteen_steps() -> None:
     sent = steps(clipped)
     assert sent["step/act/fc"] == pytest.approx(3 / 15)  # from 0
     assert sent["step/act/conv1"] == pytest.approx(6 / 15)  # the images are signed
+
+
+SHORT = [
+    *("budget=smoke", "recipe.epochs=2", "seed=0", "trainer.threads=1", "trainer.accelerator=cpu"),
+    *("data.train_images=128", "data.val_images=64", "data.test_images=64"),
+]
+
+
+def ran(store: Path, *words: str) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What a run leaves, but for its seconds."""
+    assert run_main([*SHORT, *words, f"store={store}"]) == 0
+    (record,) = Store(store).records()
+    plain = record.model_dump(exclude={"provenance"})
+    for epoch in plain["history"]:
+        del epoch["seconds"]
+    return plain, torch.load(Store(store).weights(record.name), weights_only=True)
+
+
+def kill_wandb() -> None:
+    """End W&B's own process, which this one has started."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        name, _, fields = path.read_text().partition("(")[2].rpartition(")")
+        if name == "wandb-core" and int(fields.split()[1]) == os.getpid():
+            os.kill(int(path.parent.name), signal.SIGKILL)
+            return
+    pytest.fail("W&B has no process")
+
+
+def test_however_wandb_fails_the_record_is_that_of_a_run_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, weights = ran(tmp_path / "plain")
+    monkeypatch.setattr(wandb_run, "BEGIN_SECONDS", 3.0)
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 3.0)
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    told = CellRun.line
+
+    def fails_at(epoch: int, fail: Callable[[CellRun], object]) -> Callable[..., None]:
+        def line(self: CellRun, line: Epoch, *more: object) -> None:
+            if line.epoch == epoch:
+                fail(self)
+            told(self, line, *more)  # type: ignore[arg-type]
+
+        return line
+
+    def check(case: str, *, said: bool = True) -> None:
+        found, last = ran(tmp_path / case, "logger=wandb")
+        assert found == plain, case
+        assert all(torch.equal(last[name], weights[name]) for name in weights), case
+        assert ("action=wandb_replay sends later" in capsys.readouterr().err) == said, case
+        with suppress(ConnectionResetError):  # of the process that was killed
+            wandb.teardown()
+
+    check("offline", said=False)
+    (file,) = (tmp_path / "offline").glob("wandb/offline-run-*/*.wandb")
+    assert steps_in(file) == {0, 1}
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        check("online", said=False)
+        (name,) = server.lines
+        assert server.steps(name) == [0, 1]
+        monkeypatch.setattr(CellRun, "line", fails_at(1, lambda run: kill_wandb()))
+        server.delete(name)  # and the run of before, whose id is refused now
+        check("process")
+        monkeypatch.setattr(CellRun, "line", fails_at(1, lambda run: server.close()))
+        check("middle")
+    monkeypatch.setattr(CellRun, "line", told)
+    check("start")

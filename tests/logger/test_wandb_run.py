@@ -1,8 +1,10 @@
 """A cell in W&B: one continuous history however often it was interrupted, watched or replayed."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,7 +16,9 @@ from quantable.base.errors import UserError
 from quantable.cli import run_main
 from quantable.config.composition import compose_run
 from quantable.config.signature import portable, signature
+from quantable.logger import wandb_run
 from quantable.logger.wandb_run import (
+    About,
     CellRun,
     library,
     metrics,
@@ -27,7 +31,7 @@ from quantable.logger.wandb_run import (
 from quantable.store.record import Record
 
 ROOT = Path(__file__).parents[2]
-INTO = {"project": "quantable", "entity": None}
+INTO = {"project": "quantable", "entity": None, "tags": ["mine"]}
 
 
 @pytest.fixture
@@ -49,8 +53,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def attempt(record: Record, folder: Path, epochs: int) -> CellRun:
     """Take a run up and send its first epochs, as a checkpoint holds them."""
-    place = {"table": record.table, "row": record.row, "seed": record.seed}
-    run = CellRun(record.name, into=INTO, folder=folder, config=record.config, **place)
+    run = CellRun(record.name, About.of(record), into=INTO, folder=folder)
     bits = {phase.index: phase.bit_map for phase in record.phases}
     for line in record.history[:epochs]:
         run.line(line, bits[line.phase])
@@ -92,6 +95,7 @@ def test_a_fault_of_wandb_does_not_end_the_run(
         patch.setattr(run.run, "log", Mock(side_effect=gone))
         run.finish(record)
     assert capsys.readouterr().err.count("its process is gone: the run goes on") == 1
+    assert run.lost
     run.run.finish()
 
 
@@ -106,11 +110,29 @@ def test_a_replay_sends_each_epoch_once_also_the_second_time(
     assert server.steps(record.name) == [0, 1, 2, 3, 4]
     assert server.received[record.name] == [0, 1, 2, 3, 4]  # over all requests
     about = server.begun[record.name]
-    assert (about["groupName"], about["jobType"]) == ("hand", "ad")
-    assert about["tags"] == ["paper"]
+    assert (about["groupName"], about["jobType"]) == ("hand ad", "ad")
+    assert about["displayName"] == "hand ad seed 0"
+    assert about["tags"] == ["paper", "mine"]
+    config = {key: each["value"] for key, each in json.loads(about["config"]).items()}
+    plain = {
+        "table": "hand",
+        "row": "ad",
+        "seed": 0,
+        "budget": "paper",
+        "method": "activation_density",
+    }
+    assert {key: config[key] for key in plain} == plain
+    assert (config["network"], config["data"]) == (config["model.name"], config["data.id"])
     lines = server.lines[record.name]
     assert [line["test/top1_pct"] for line in lines] == [81.0, 86.0, 87.0, 85.0, 86.5]
     assert [line["bits/weight/conv1"] for line in lines] == [16, 16, 16, 4, 4]
+    assert [line["val/top1_pct"] for line in lines] == [80.0, 85.0, 88.0, 86.0, 87.0]
+    assert server.artifacts[f"record-{record.name}"] == ["record.json"]
+    assert Record.model_validate_json(server.files["record.json"]) == record
+    (table,) = (name for name in server.files if name.startswith("results.table"))
+    kept = json.loads(server.files[table])
+    assert kept["columns"][:5] == ["table", "row", "seed", "budget", "which"]
+    assert kept["data"][0][:5] == ["hand", "ad", 0, "paper", "last"]
 
 
 def test_a_replay_goes_on_where_a_watched_run_broke_off(
@@ -138,6 +160,76 @@ def test_replaying_a_table_takes_its_cells_from_the_store(
 def test_a_replay_needs_a_server() -> None:
     with pytest.raises(UserError, match=r"offline; this needs its server: .*WANDB_MODE=online"):
         replay([], INTO, Path())
+
+
+# A server that fails
+
+
+def test_a_run_that_was_deleted_is_sent_anew_under_another_id(
+    record: Record, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_run, "BEGIN_SECONDS", 4.0)
+    attempt(record, tmp_path, 2).stop()
+    server.delete(record.name)
+    anew = f"{record.name}.2"
+    replay([record], INTO, tmp_path)
+    assert server.steps(anew) == [0, 1, 2, 3, 4]
+    server.asked.clear()
+    replay([record], INTO, tmp_path)  # which knows it now
+    assert server.received[anew] == [0, 1, 2, 3, 4]
+    assert server.asked.count("UpsertBucket") <= 2
+
+
+def test_a_run_deleted_while_it_is_watched_ends_nothing(
+    record: Record, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_run, "BEGIN_SECONDS", 4.0)
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 4.0)
+    run = attempt(record, tmp_path, 2)
+    server.delete(record.name)
+    run.finish(record)
+    replay([record], INTO, tmp_path)
+    assert server.steps(f"{record.name}.2") == [0, 1, 2, 3, 4]
+
+
+# A thread of W&B's that looks after a run whose end was given up outlives its service here.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_that_goes_away_is_said_and_a_replay_completes_the_curves(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        place = {"into": INTO, "folder": tmp_path, "patience": 3.0}
+        run = CellRun(record.name, About.of(record), **place)
+        bits = {phase.index: phase.bit_map for phase in record.phases}
+        for line in record.history[:2]:
+            run.line(line, bits[line.phase])
+        wait_for(lambda: server.steps(record.name) == [0, 1])
+    run.finish(record)
+    assert "goes on without it; action=wandb_replay sends" in capsys.readouterr().err
+    library().teardown()
+    # Nobody answers at the start either: the cell goes on, and the first command is told.
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
+    monkeypatch.setattr(wandb_run, "BEGIN_SECONDS", 4.0)
+    ready()
+    assert send(record, INTO, tmp_path, 3.0) is None
+    assert capsys.readouterr().err.count(": the run goes on without it") >= 1
+    with pytest.raises(UserError, match=r"logger=wandb: |not sent whole"):
+        replay([record], INTO, tmp_path)
+    library().teardown()
+    with serving(server) as again:
+        monkeypatch.setenv("WANDB_BASE_URL", again.url)
+        replay([record], INTO, tmp_path)
+        assert again.received[record.name] == [0, 1, 2, 3, 4]  # no gap, no repeat
+
+
+def wait_for(seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # What is said where W&B is not to be had

@@ -179,6 +179,8 @@ def running(store: Store, slurm: Cluster, after: Status | None = None) -> Status
         assert status is None or status.state not in SETTLED, log(store)
         if status is None or status.state != "running" or status.place % 1 == 0:
             return None
+        if status.seconds_left is None:  # the place is that of the attempt before
+            return None
         if not [*(store.folder / "cells").glob("*/last.ckpt")]:
             return None
         if after is None or (status.pid != after.pid and status.place > after.place):

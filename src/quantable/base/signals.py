@@ -63,6 +63,11 @@ def heed() -> None:
         stop()
 
 
+def note() -> None:
+    """Have the run stop as if SIGTERM had come, where somebody wants that who cannot signal it."""
+    _note(signal.SIGTERM, None)
+
+
 def stop() -> NoReturn:
     """Raise ``Preempted``, also where another process of the run has the signal."""
     name = signal.Signals(_noted[0]).name if _noted else "a signal for another device"

@@ -24,6 +24,7 @@ class Tick:
     val_top1_pct: float | None = None  # held-out accuracy after the last whole epoch
     seconds_left: float | None = None
     unit: str = "epoch"
+    trouble: str | None = None  # what is wrong with the training, as the last epoch's loss says
 
     @property
     def done(self) -> int:

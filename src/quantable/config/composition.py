@@ -30,6 +30,8 @@ from quantable.networks.input_sizes import check_input_size, kept_sizes
 from quantable.networks.shapes import PACKAGED, read_shapes, shape_key
 from quantable.store.bits_file import check_layers, check_network, read_bits
 
+SLURM_TEXT = tuple(f"executor.{key}" for key in ("partition", "account", "qos", "constraint"))
+PAIRS = re.compile(r"""(?:[^,["']|\[[^]]*\]|'[^']*'|"[^"]*")+""")
 REFERENCE = re.compile(r"\$\{(?P<dots>\.*)(?P<key>[a-z_][\w.]*)(\[(?P<place>\d+)\])?\}")
 
 
@@ -271,14 +273,34 @@ def _hydra_word(word: str) -> str:
     key, _, value = word.partition("=")
     if key in ("start", "teacher") and value not in ("", "null"):
         return f"{key}='{value}'"
+    if key in SLURM_TEXT or belongs(key, ("executor.more",)):
+        word = f"{key}={_slurm_text(value)}"
     return f"++{word}" if belongs(key, ("bits.layers", "executor.more")) else word
+
+
+def _slurm_text(value: str) -> str:
+    """Quote what SLURM reads as text and Hydra's grammar would not: node lists, several partitions.
+
+    >>> _slurm_text("3090"), _slurm_text("short,long"), _slurm_text("[short,long]")
+    ("'3090'", "'short,long'", '[short,long]')
+    >>> _slurm_text("{exclude:node[01-04],reservation: 42, hold:true}")
+    "{exclude:'node[01-04]',reservation:'42',hold:true}"
+    """
+    if value.startswith("{") and value.endswith("}"):
+        pairs = (pair.partition(":") for pair in PAIRS.findall(value[1:-1]))
+        return "{" + ",".join(f"{k.strip()}:{_slurm_text(v.strip())}" for k, _, v in pairs) + "}"
+    if value in ("null", "true", "false", "") or value[0] in "'\"[":
+        return value
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _worded(overrides: Sequence[str], error: ValidationError) -> UserError:
     """Turn pydantic's findings into one line per key: where, what came, what is allowed."""
     lines = []
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"])
+        tagged = fault["loc"][0] == "executor"  # by its name, which is no key
+        loc = [part for i, part in enumerate(fault["loc"]) if not (tagged and i == 1)]
+        place = ".".join(map(str, loc))
         if fault["loc"][0] == "bits" and fault["type"] in ("less_than_equal", "greater_than_equal"):
             lines.append(
                 f"{place}={fault['input']}: a quantization grid has 1 to {MAX_BITS} bits; "

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+)
 
 from quantable.base.bits import FLOAT_BITS
 from quantable.base.strict import Strict
@@ -90,14 +98,18 @@ class PoolConfig(Strict):
     retries: int = Field(ge=0)
 
 
+Text = str | StrictInt | list[str | StrictInt]  # SLURM's names may be numbers, and lists
+USEFUL_SECONDS = 120  # less than this between a job's begin and its signal, and it loads in vain
+
+
 class SlurmConfig(Strict):
     """Cells as jobs of a SLURM cluster, submitted in arrays."""
 
     name: Literal["slurm"]
-    partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
+    partition: Text | None
+    account: Text | None
+    qos: Text | None
+    constraint: Text | None
     gpus: int = Field(ge=0)
     cpus: int = Field(ge=1)
     memory_gib: float | None = Field(gt=0)
@@ -107,7 +119,20 @@ class SlurmConfig(Strict):
     retries: int = Field(ge=0)
     container: str | None
     setup: list[str]
-    more: dict[str, str | int | float | bool]
+    more: dict[str, str | StrictBool | int | float | list[str | StrictInt]]
+
+    @field_validator("signal_seconds")
+    @classmethod
+    def _time_to_work(cls, signal_seconds: int, info: ValidationInfo) -> int:
+        minutes = info.data.get("minutes")
+        if minutes is not None and minutes * 60 - signal_seconds < USEFUL_SECONDS:
+            left = max(minutes * 60 - signal_seconds, 0)
+            least = -(-(signal_seconds + USEFUL_SECONDS) // 60)
+            raise ValueError(
+                f"with executor.minutes={minutes} a job is told to stop after {left} s, most of "
+                f"which it takes to begin; take executor.minutes={least} at least"
+            )
+        return signal_seconds
 
 
 class LoggerConfig(Strict):
@@ -115,6 +140,7 @@ class LoggerConfig(Strict):
 
     project: str = Field(min_length=1)
     entity: str | None
+    tags: list[str]
 
 
 class HardwareConfig(Strict):

@@ -4,18 +4,26 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from quantable.base.errors import UserError
-from quantable.base.signals import Preempted, heed
+from quantable.base.signals import Preempted, heed, note
 from quantable.base.tick import Tell, Tick
+from quantable.executor.cluster import was_cancelled
+from quantable.executor.progress import Lines, trouble_of
 from quantable.executor.status import (
     ERROR_LINES,
     Status,
     begin_attempt,
+    cancel,
+    cancelled,
     job_id,
-    note_preemption,
+    log,
+    note_stop,
     read_status,
+    submission_id,
     write_status,
 )
 from quantable.store.record import Record, cell_name
@@ -26,24 +34,32 @@ EVERY_SECONDS = 2.0  # between two writes of the status
 
 
 def attempt(cell: Cell, store: Store, variant: str, tell: Tell) -> Record:
-    """Run a cell whose lock this process holds; whatever ends it stands in its status."""
+    """Run a cell whose lock this process holds; whatever ends it stands in its status and log."""
     name = cell_name(cell.signature, variant)
     status = begin_attempt(store, name, _mine(cell))
-    watch = _Watch(store, name, status, tell)
+    say = partial(log, store, name)
+    lines = Lines(cell, say, status.trouble)
+    watch = _Watch(store, name, status, (lines, tell))
     try:
         from quantable.run import run_cell  # torch only where something is trained
 
         heed()
         record = run_cell(cell, store, variant, watch)
         store.add(record)
-    except (Preempted, KeyboardInterrupt):
-        note_preemption(store, name, watch.status)
+    except (Preempted, KeyboardInterrupt) as stop:
+        job = watch.status.job
+        if job is not None and was_cancelled(job):  # by hand: nobody is to queue it again
+            cancel(store, name)
+        say(f"{cell.label} {note_stop(store, name, watch.status)}: {stop or 'interrupted'}")
         raise
     except BaseException as error:
-        lines = _lines(error)
-        write_status(store, name, replace(watch.status, state="failed", error=lines))
+        words = _lines(error)
+        write_status(store, name, replace(watch.status, state="failed", error=words))
+        say(f"{cell.label} failed: {words[-1] if words else type(error).__name__}")
         raise
-    write_status(store, name, replace(watch.status, state="done", seconds_left=None, error=()))
+    done = replace(watch.status, state="done", seconds_left=None, error=())
+    write_status(store, name, replace(done, trouble=trouble_of(record)))
+    lines.end(record)
     return record
 
 
@@ -57,11 +73,11 @@ def note_done(store: Store, name: str) -> None:
 class _Watch:
     """Keeps a cell's status up to date while it runs."""
 
-    def __init__(self, store: Store, name: str, begun: Status, tell: Tell) -> None:
+    def __init__(self, store: Store, name: str, begun: Status, tells: Sequence[Tell]) -> None:
         self.store = store
         self.name = name
         self.begun = begun
-        self.tell = tell
+        self.tells = tells
         self.tick: Tick | None = None
         self.first: tuple[float, int] | None = None  # when the first batch was done, and which
         self.written = time.monotonic()
@@ -79,10 +95,13 @@ class _Watch:
         if done > first:
             left = (now - since) / (done - first) * max(tick.total - done, 0)
         self.tick = replace(tick, seconds_left=left)
-        self.tell(self.tick)
+        for tell in self.tells:
+            tell(self.tick)
         if now - self.written >= EVERY_SECONDS:
             self.written = now
             write_status(self.store, self.name, self.status)
+            if cancelled(self.store, self.name):  # from a machine that cannot signal this one
+                note()
 
 
 def _mine(cell: Cell) -> Status:
@@ -93,6 +112,7 @@ def _mine(cell: Cell) -> Status:
         row=cell.row,
         seed=cell.seed,
         job=job_id(),
+        submission=submission_id(),
         host=socket.gethostname(),
         pid=os.getpid(),
     )

@@ -11,6 +11,7 @@ from quantable.executor.attempt import attempt, note_done
 from quantable.executor.board import Board, Work
 from quantable.executor.expected import expected
 from quantable.executor.progress import Progress
+from quantable.executor.status import log_process
 from quantable.store.bits_file import write_bits
 from quantable.store.record import cell_name
 from quantable.store.store import Store, wait
@@ -68,6 +69,7 @@ def _settle(
             progress.skip(cell)
         else:
             assert variant is not None
+            log_process(store, name)
             try:
                 record = attempt(cell, store, variant, progress.start(cell))
             except (UserError, NotImplementedError) as error:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from rich.progress import Progress as Bars
 
 from quantable.base.tick import Tell, Tick
 from quantable.store.record import Record
+from quantable.store.trouble import trouble
 from quantable.tables.cells import Cell
 
 LINE_SECONDS = 60.0  # between two lines on a cell where no terminal is
@@ -28,13 +30,14 @@ WIDE = 110  # columns of a terminal that also has room for counts and the time s
 class Lines:
     """Plain lines on one cell: when it begins, and one a minute while it tells its place.
 
-    Call it with each tick.
+    Call it with each tick. ``trouble`` is what was said of an earlier attempt.
     """
 
-    def __init__(self, cell: Cell, say: Callable[[str], None]) -> None:
+    def __init__(self, cell: Cell, say: Callable[[str], None], trouble: str | None = None) -> None:
         self.cell = cell
         self.say = say
         self.said = time.monotonic()
+        self.trouble = trouble
         say(f"{cell.label} begins: run {cell.signature}, {_planned(cell)}")
 
     def __call__(self, tick: Tick) -> None:  # noqa: D102
@@ -42,6 +45,32 @@ class Lines:
         if now - self.said >= LINE_SECONDS:
             self.said = now
             self.say(f"{self.cell.label}: {tick}")
+        self.warn(tick.trouble)
+
+    def warn(self, trouble: str | None) -> None:
+        """Say once that the training comes to nothing."""
+        if trouble is not None and self.trouble is None:
+            self.say(f"{self.cell.label} {trouble}")
+        self.trouble = trouble or self.trouble
+
+    def end(self, record: Record) -> None:
+        """Say what came out."""
+        self.warn(trouble_of(record))
+        self.say(f"{self.cell.label}: {result(record)}")
+
+
+def result(record: Record) -> str:
+    """What came out of a run, in a few words."""
+    took = f"{record.provenance.wall_seconds:.0f} s"
+    if record.scores is not None:
+        return f"searched, {took}"
+    return f"top-1 {record.metrics['last']['test_top1_pct']:.2f} %, {took}"
+
+
+def trouble_of(record: Record) -> str | None:
+    """What is wrong with a finished training."""
+    losses = [epoch.train_loss for epoch in record.history]
+    return trouble(losses, record.config["data.classes"])
 
 
 def _planned(cell: Cell) -> str:
@@ -78,6 +107,7 @@ class Progress:
         self.overall = self.bars.add_task("cells", total=cells, measures="")
         self.current: dict[str, tuple[TaskID, float]] = {}  # bar and share done, by signature
         self.lines: dict[str, Lines] = {}  # instead, where no terminal is
+        self.warned: set[str] = set()  # cells whose training comes to nothing, by signature
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -102,8 +132,9 @@ class Progress:
 
     def move(self, cell: Cell, tick: Tick) -> None:
         """Move a cell's bar, counted in batches of the planned epochs, or let its lines say it."""
+        self._warn(cell, tick.trouble)
         if self.bars.disable:
-            self.lines[cell.signature](tick)
+            self.lines[cell.signature](replace(tick, trouble=None))
             return
         bar, _ = self.current[cell.signature]
         self.current[cell.signature] = bar, min(tick.done / tick.total, 1)
@@ -118,19 +149,22 @@ class Progress:
         self.trained += 1
         self._settle(cell)
         took, left = time.perf_counter() - self.began, self.cells - self.settled
-        result = "searched"
-        if record.scores is None:
-            result = f"top-1 {record.metrics['last']['test_top1_pct']:.2f} %"
+        self._warn(cell, trouble_of(record))
         self.say(
-            f"[{self.settled}/{self.cells}] {cell.row} seed {cell.seed}: {result}, "
-            f"{record.provenance.wall_seconds:.0f} s"
+            f"[{self.settled}/{self.cells}] {cell.label}: {result(record)}"
             + (f"; about {took / self.trained * left:.0f} s left" if left else "")
         )
 
     def failed(self, cell: Cell) -> None:
         """Count a cell that ended with an error; its message comes at the end."""
         self._settle(cell)
-        self.say(f"[{self.settled}/{self.cells}] {cell.row} seed {cell.seed}: failed")
+        self.say(f"[{self.settled}/{self.cells}] {cell.label}: failed")
+
+    def _warn(self, cell: Cell, trouble: str | None) -> None:
+        """Say once that a cell's training comes to nothing."""
+        if trouble is not None and cell.signature not in self.warned:
+            self.warned.add(cell.signature)
+            self.say(f"{cell.label} {trouble}")
 
     def say(self, line: str) -> None:
         """Print a line at once, above the bars where there are some."""

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from quantable.base.tick import Tick
+from quantable.executor.cluster import NAME
 
 if TYPE_CHECKING:
     from quantable.tables.cells import Cell
 
-Word = Literal["queued", "running", "done", "failed", "preempted", "cancelled"]
+Word = Literal["queued", "running", "done", "failed", "preempted", "stopped", "cancelled"]
 SETTLED = ("done", "failed", "cancelled")
 ERROR_LINES = 8
+MINE = ("state", "table", "row", "seed", "job", "host", "pid")  # of an attempt
 
 
 class Place(Protocol):
@@ -34,8 +36,10 @@ class Place(Protocol):
 class Status:
     """Where a cell stands, as its last process wrote it.
 
-    ``job`` is the cluster's. ``deaths`` are attempts in a row that ended without a word and had got
-    no further than ``reached``, in epochs.
+    preempted: a job was told to stop; stopped: another process was, by a signal or from its
+    keyboard. ``job`` is the cluster's, ``submission`` what its submitter called it before it had
+    one. ``lost`` counts the attempts that ended without a word, ``deaths`` those in a row, of any
+    kind, that had got no further than ``reached``, in epochs.
     """
 
     state: Word
@@ -43,10 +47,12 @@ class Status:
     row: str = ""
     seed: int = 0
     job: str | None = None
+    submission: str | None = None
     host: str | None = None
     pid: int | None = None
     attempts: int = 0
     preempted: int = 0
+    lost: int = 0
     deaths: int = 0
     reached: float = 0.0
     epoch: int | None = None
@@ -57,6 +63,7 @@ class Status:
     val_top1_pct: float | None = None
     seconds_left: float | None = None
     unit: str = "epoch"
+    trouble: str | None = None
     error: tuple[str, ...] = ()
     updated: float = 0.0  # seconds since 1970
 
@@ -97,17 +104,27 @@ def write_status(store: Place, name: str, status: Status) -> None:
     os.replace(temporary, path)
 
 
-def queued(cell: "Cell", before: Status | None) -> Status:
+def forget(store: Place, name: str) -> None:
+    """Take a status back, of a cell that came into nobody's hands."""
+    _path(store, name).unlink(missing_ok=True)
+
+
+def queued(cell: "Cell", before: Status | None, submission: str | None = None) -> Status:
     """Status of a cell that is about to be queued; what it has been through stays known."""
-    return Status(
-        "queued",
+    return replace(
+        before or Status("queued"),
+        state="queued",
         table=cell.table,
         row=cell.row,
         seed=cell.seed,
+        job=None,
+        submission=submission,
         host=socket.gethostname(),  # whether it was queued indeed is known while this process lives
         pid=os.getpid(),
-        attempts=0 if before is None else before.attempts,
-        preempted=0 if before is None else before.preempted,
+        deaths=0,
+        reached=0.0,
+        seconds_left=None,
+        error=(),
     )
 
 
@@ -119,29 +136,41 @@ def fail(store: Place, name: str, error: Iterable[str]) -> None:
 
 
 def begin_attempt(store: Place, name: str, status: Status) -> Status:
-    """Write that a process takes the cell in hand, and count it."""
-    before = read_status(store, name) or status
-    now = replace(
-        status,
-        attempts=before.attempts + 1,
-        preempted=before.preempted,
-        deaths=before.deaths,
-        reached=before.reached,
-    )
+    """Write that a process takes the cell in hand, and count it; its place is known until it says.
+
+    One that ran before and said no more was lost: killed, or gone with its machine.
+    """
+    before = read_status(store, name)
+    now = replace(status, attempts=1)
+    if before is not None:
+        ours = status.job is not None and before.job in (None, status.job)
+        now = replace(
+            before,
+            **{name: getattr(status, name) for name in MINE},
+            submission=before.submission if ours else status.submission,
+            attempts=before.attempts + 1,
+            lost=before.lost + (before.state == "running"),
+            reached=max(before.reached, before.place),
+            seconds_left=None,
+            error=(),
+        )
     write_status(store, name, now)
     return now
 
 
-def note_preemption(store: Place, name: str, status: Status) -> None:
-    """Write that an attempt stopped; one that had not got on counts as a death."""
+def note_stop(store: Place, name: str, status: Status) -> Word:
+    """Write how an attempt was told to stop, and return it; one that had not got on is a death."""
+    word: Word = "preempted" if status.job is not None else "stopped"
     stopped = replace(
         status,
-        state="cancelled" if cancelled(store, name) else "preempted",
-        preempted=status.preempted + 1,
+        state="cancelled" if cancelled(store, name) else word,
         deaths=0 if status.place > status.reached else status.deaths + 1,
         reached=max(status.reached, status.place),
+        seconds_left=None,
     )
-    write_status(store, name, stopped)
+    again = stopped.preempted + (stopped.state == "preempted")
+    write_status(store, name, replace(stopped, preempted=again))
+    return stopped.state
 
 
 def note_death(store: Place, name: str, retries: int, words: str) -> bool:
@@ -155,7 +184,9 @@ def note_death(store: Place, name: str, retries: int, words: str) -> bool:
         status,
         state="failed" if deaths > retries else "queued",
         deaths=deaths,
+        lost=status.lost + 1,
         reached=max(status.reached, status.place),
+        seconds_left=None,
         error=(f"{words} (attempt {status.attempts})",),
     )
     write_status(store, name, dead)
@@ -188,11 +219,32 @@ def _mark(store: Place, name: str) -> Path:
 
 
 def log_path(store: Place, name: str) -> Path:
-    """File with everything that a cell's processes have printed."""
+    """File with everything that a cell's own processes print, and what is said of its runs."""
     return store.folder / "logs" / f"{name}.log"
+
+
+def log(store: Place, name: str, line: str) -> None:
+    """Add a line to a cell's log."""
+    path = log_path(store, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def log_process(store: Place, name: str) -> None:
+    """Add to a cell's log that this process takes the cell in hand."""
+    log(store, name, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}")
 
 
 def job_id() -> str | None:
     """Id of the SLURM job around this process, as ``squeue`` and ``scancel`` write it."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def submission_id() -> str | None:
+    """What the submitter of the job around this process has called it; None in other jobs."""
+    name = os.environ.get("SLURM_JOB_NAME", "")
+    if not name.startswith(NAME):
+        return None
+    return f"{name.removeprefix(NAME)}_{os.environ.get('SLURM_ARRAY_TASK_ID') or 0}"

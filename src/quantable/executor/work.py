@@ -18,8 +18,7 @@ from quantable.base.tick import Tell, Tick
 from quantable.executor.attempt import attempt, note_done
 from quantable.executor.expected import expected
 from quantable.executor.frozen import Frozen, decided, thaw
-from quantable.executor.progress import Lines
-from quantable.executor.status import cancelled, fail, log_path, read_status
+from quantable.executor.status import cancelled, fail, log_path, log_process, read_status
 from quantable.store.bits_file import write_bits
 from quantable.store.record import cell_name
 from quantable.store.store import Store
@@ -34,6 +33,7 @@ def work(path: Path) -> int:
     """Bring a frozen cell to its end; the exit status."""
     listen()
     store = Store(path.resolve().parents[1])
+    log_process(store, path.stem)
     with _logged(log_path(store, path.stem)):
         try:
             frozen = thaw(path)
@@ -41,8 +41,7 @@ def work(path: Path) -> int:
             if threads is not None:
                 os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
             _finish(frozen, store)
-        except (Preempted, KeyboardInterrupt) as stop:
-            print(f"{stop}; it goes on from its checkpoint", file=sys.stderr)
+        except (Preempted, KeyboardInterrupt):
             return AGAIN
         except (UserError, NotImplementedError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -74,6 +73,7 @@ def _finish(frozen: Frozen, store: Store) -> None:
     while not store.has(cell.signature, frozen.variant):
         heed()
         if cancelled(store, name):
+            _say("cancelled before it began")
             raise Preempted("cancelled")
         with store.claim(name) as claimed:
             if claimed and not store.has(cell.signature, frozen.variant):
@@ -99,16 +99,15 @@ def _wait_for(need: str, frozen: Frozen, store: Store) -> None:
 
 
 def _told(cell: Cell, parent: int) -> Tell:
-    """Write to the log how far the cell is; end as on a signal when ``parent`` is gone.
+    """Say how long the cell may take; end as on a signal when ``parent`` is gone.
 
     That started this process, and without it nobody waits for this one.
     """
     if cell.config["executor"]["name"] == "slurm" and (said := expected([cell])) is not None:
         _say(said)  # a pool has said it to its user
-    lines = Lines(cell, _say)
 
     def tell(tick: Tick) -> None:
-        lines(tick)
+        del tick
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -126,14 +125,12 @@ class _logged(AbstractContextManager[None]):  # noqa: N801 - used like a functio
         self.path = path
 
     def __enter__(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
         self.kept = [os.dup(1), os.dup(2)]
         with self.path.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}", flush=True)
 
     def __exit__(self, *_: object) -> None:
         sys.stdout.flush()

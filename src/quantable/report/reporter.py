@@ -8,6 +8,7 @@ from quantable.report.row_facts import batch_norms_of
 from quantable.report.rows import Rows
 from quantable.report.schema import ClaimLine, Entry, MeasuredOut, PublishedOut, Report, Vector
 from quantable.report.verdict import Measured, Verdict, at_most, holds, judge, paired_t
+from quantable.store.trouble import trouble
 from quantable.tables.claims import Bound, Claim
 from quantable.tables.schema import Published
 
@@ -157,8 +158,17 @@ class Reporter(Rows):
                 and (strictness in claim.holds or claim.report_only)
             ],
             vectors=[vector for vector in vectors if vector is not None],
-            notes=[*self.left_out(rows), *self.table.notes],
+            notes=[*self.troubles(rows), *self.left_out(rows), *self.table.notes],
         )
+
+    def troubles(self, rows: Sequence[str]) -> list[str]:
+        """Say which runs diverged, or have learned nothing."""
+        said: dict[str, None] = {}
+        for record in (f.record for row in rows for f in self.row_facts(row).facts if f.record):
+            losses = [epoch.train_loss for epoch in record.history]
+            if (found := trouble(losses, record.config["data.classes"])) is not None:
+                said[f"{record.row} seed {record.seed} {found}."] = None
+        return list(said)
 
     def left_out(self, rows: Sequence[str]) -> list[str]:
         """Say how much of the rows' networks no cost has: products of two activations."""

@@ -99,7 +99,8 @@ class Store:
         except ValueError as error:
             raise UserError(
                 f"record {record.name}: a number of the run is not finite, such as the loss on "
-                "test images: its weights are of no use; lower recipe.optimizer.lr or use more bits"
+                "test images: it diverged, and its weights are of no use; lower "
+                "recipe.optimizer.lr or use more bits"
             ) from error
         shutil.rmtree(self.cell(record.name), ignore_errors=True)
         return path

@@ -16,6 +16,7 @@ from quantable.base.tick import Tell, Tick
 from quantable.data.images import Images
 from quantable.quantization.face import face
 from quantable.quantization.quantize import Quantize
+from quantable.store.trouble import trouble
 from quantable.training.classifier import Batch, Classifier
 
 READ_SECONDS = 2.0  # between two looks at the loss, for which the device must be waited for
@@ -102,7 +103,13 @@ class Evaluate(pl.Callback):
         self.batches = {split: images.eval_batches(split, **loading) for split in present}
         self.began = time.perf_counter()
         self.loss: float | None = None
+        self.trouble: str | None = None
         self.read = -READ_SECONDS - 1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Know what was wrong when the run stopped."""
+        assert isinstance(pl_module, Classifier)
+        self._judge(pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
@@ -120,6 +127,7 @@ class Evaluate(pl.Callback):
             module.batches,
             loss=self.loss,
             val_top1_pct=module.history[-1].get("val_top1_pct") if module.history else None,
+            trouble=self.trouble,
         )
         self.tell(tick)
 
@@ -140,6 +148,11 @@ class Evaluate(pl.Callback):
         now = time.perf_counter()
         line["seconds"], self.began = now - self.began, now
         module.history.append(line)
+        self._judge(module)
+
+    def _judge(self, module: Classifier) -> None:
+        losses = [line.get("train_loss") for line in module.history]
+        self.trouble = trouble(losses, self.images.classes)
 
 
 SPLITS = ("val", "test")
