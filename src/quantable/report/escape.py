@@ -82,6 +82,15 @@ def _shown(char: str) -> str:
     return char
 
 
+def slug(words: str) -> str:
+    """Words as a part of an address, or as the name of a file.
+
+    >>> slug("ad 2/3+more")
+    'ad-2-3+more'
+    """
+    return re.sub(r"[^\w.+-]+", "-", words)
+
+
 def shown(report: Report) -> Report:
     """Return ``report`` with all its strings ``visible``."""
     return Report.model_validate(each_string(report.model_dump()))

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from quantable.columns import COLUMNS
+from quantable.report.escape import slug
 from quantable.report.reporter import Reporter
 from quantable.report.schema import Entry
 
@@ -45,7 +46,7 @@ def write_parquet(reporter: Reporter, folder: Path) -> Path:
     about = {"title": report.title, "source": report.source, "paper": report.paper}
     table = pa.Table.from_pylist(lines, SCHEMA.with_metadata(about))
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{report.table}.parquet"
+    path = folder / f"{slug(report.table)}.parquet"
     part = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, part)
     os.replace(part, path)

@@ -126,15 +126,23 @@ def _grid(report: Report) -> tuple[list[str], list[list[str]]]:
     columns = list(dict.fromkeys(entry.column for entry in report.rows))
     norms = {name: batch_norms(entries) for name, entries in rows.items()}
     said_of_norms = ["batch norms"] if any(norms.values()) else []
-    head = ["row", *map(heading, columns), *said_of_norms, "published or claimed", "verdict"]
+    keys = word_keys(report)
+    judged = [] if keys else ["published or claimed", "verdict"]  # nobody has published a sweep
+    head = [*(keys or ["row"]), *map(heading, columns), *said_of_norms, *judged]
     body = []
     for name, entries in rows.items():
         values = [measured_text(e.measured, COLUMNS[e.column].decimals) for e in entries]
         claims = [claim for claim in report.claims if claim.row == name]
         values += [norms[name] or "–" for _ in said_of_norms]
         said, words = _references(entries, claims)
-        body.append([entries[0].label, *values, said, "; ".join(words)])
+        names = [report.words[name][key] for key in keys] or [entries[0].label]
+        body.append([*names, *values, *([said, "; ".join(words)] if judged else [])])
     return head, body
+
+
+def word_keys(report: Report) -> list[str]:
+    """Keys of the words that tell the rows of a sweep apart."""
+    return list(dict.fromkeys(key for said in report.words.values() for key in said))
 
 
 def batch_norms(entries: Iterable[Entry]) -> str | None:
@@ -268,11 +276,11 @@ def console() -> tuple[Console, io.StringIO]:
     return Console(file=out, width=width, force_terminal=screen.is_terminal, emoji=False), out
 
 
-def ruled(title: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> Grid:
-    """Table for a terminal; the last column's words decide its colour."""
+def ruled(title: str, head: Sequence[str], body: Iterable[Sequence[str]], names: int = 1) -> Grid:
+    """Table for a terminal; the first ``names`` columns name a row, the last one colours it."""
     grid = Grid(title=escape(title), title_justify="left", title_style="bold")
     for i, name in enumerate(head):
-        words = i == 0 or name in TEXT
+        words = i < names or name in TEXT
         grid.add_column(escape(name), justify="left" if words else "right", overflow="fold")
     for line in body:
         colour = next((c for word, c in COLOURS.items() if word in line[-1]), None)
@@ -290,7 +298,7 @@ def terminal(report: Report) -> str:
         ("Claims", claim_lines(report)),
     ]:
         if body:
-            screen.print(ruled(title, head, body))
+            screen.print(ruled(title, head, body, len(word_keys(report)) or 1))
     if report.vectors:
         screen.print(f"{VECTORS}:", highlight=False, markup=False)
     for vector in report.vectors:

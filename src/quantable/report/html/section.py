@@ -1,6 +1,5 @@
 """One table on a page: its rows with the runs behind them, claims, figures, protocol, notes."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +8,7 @@ from markupsafe import Markup
 
 from quantable.columns import COLUMNS
 from quantable.report.draw_page import charts
-from quantable.report.escape import shown
+from quantable.report.escape import shown, slug
 from quantable.report.history import declared
 from quantable.report.html.data import history, script
 from quantable.report.html.fields import Column, Field, Said, field, said, tolerance_text
@@ -81,15 +80,6 @@ class Section:
     data: Markup
     done: int  # runs with a record
     planned: int
-
-
-def slug(words: str) -> str:
-    """Words as a part of an address.
-
-    >>> slug("ad 2/3+more")
-    'ad-2-3+more'
-    """
-    return re.sub(r"[^\w.+-]+", "-", words)
 
 
 def section(reporter: Reporter, href: str) -> Section:
