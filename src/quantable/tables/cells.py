@@ -150,21 +150,21 @@ class Asked:
         except UserError as error:  # the words may be for other rows than one that these need
             where = "" if len(table.rows) == 1 else f"row {name}: "
             raise UserError(f"{where}{error}") from error
-        own = self.overrides
+        said = self.overrides
         if table.kept_as == SINGLE:  # without a table a row is nothing but its words
             more = (word for word in run.overrides or () if not word.startswith("budget="))
-            own = (*more, *own)
+            said = (*more, *said)
         for key, other in (("start", run.start), ("teacher", run.teacher)):
             if other is not None:
                 config[key] = self.cell(table, other, budget, seed).signature
         if run.chosen is None:
-            return Cell(table.kept_as, name, seed, config, own)
+            return Cell(table.kept_as, name, seed, config, said)
         search = self.cell(table, run.chosen.by, budget, seed)
         record, shapes = self.find(search.signature, search.config), self.shapes(config)
         own = config["bits"]["layers"]
         waiting = with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
         wait = {"search": search.signature, "budgets": run.chosen.budgets, "layers": own}
-        cell = Cell(table.kept_as, name, seed, waiting, own, **wait)
+        cell = Cell(table.kept_as, name, seed, waiting, said, **wait)
         return cell if record is None or shapes is None else cell.decided(record, shapes)
 
     def _config(self, words: tuple[str, ...]) -> dict[str, Any]:
