@@ -196,7 +196,7 @@ def _made(face: str, reporter: Reporter, folder: Path) -> list[str]:
         case "wandb":
             from quantable.report.wandb_report import publish
 
-            return [publish(reporter)]
+            return [publish(reporter, folder.parent)]
     raise AssertionError(f"{face} is checked by parse")
 
 
@@ -370,7 +370,8 @@ def _compared(words: Words, places: tuple[str, str]) -> int:
     if words.format not in FACES:
         raise unknown("format", words.format, FACES, "compare")
     tables = asked_tables(words) if words.tables else list(map(load_table, table_names()))
-    print(FACES[words.format](compare(tables, words.asked, *places)))
+    found = compare(tables, words.asked, *places, others=not words.tables)
+    print(FACES[words.format](found))
     return 0
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -345,25 +346,50 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def comma_separated(report: Report) -> str:
-    """One line per row and column, nested fields flattened; text is never a formula."""
-    out = io.StringIO()
-    fields = ["row", "column", "unit"]
+def comma_separated(report: Report, separator: str = ",") -> str:
+    """One line per row and column, nested fields flattened; text is never a formula.
+
+    A sweep has a column for each word too. With ``separator=";"`` decimals have commas, as
+    spreadsheets read them wherever a comma is the decimal sign.
+    """
+    report, out, keys = shown(report), io.StringIO(), word_keys(report)
+    fields = ["row", *keys, "column", "unit"]
     fields += [f"published_{key}" for key in PublishedOut.model_fields]
     fields += [f"measured_{key}" for key in ("mean", "std", "n", "budget", "data", "batch_norms")]
-    writer = csv.DictWriter(out, [*fields, "verdict", "reason"], lineterminator="\n")
-    writer.writeheader()
-    for entry in shown(report).rows:
+    fields += ["verdict", "reason"]
+    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
+    writer.writerow([cell_text(field, separator) for field in fields])
+    for entry in report.rows:
         line: dict[str, object] = entry.model_dump(
             include={"row", "column", "unit", "verdict", "reason"}
         )
         for part in ("published", "measured"):
             nested = getattr(entry, part)
-            for key, value in (nested.model_dump() if nested else {}).items():
-                if f"{part}_{key}" in fields:
-                    line[f"{part}_{key}"] = value
-        writer.writerow({key: cell_text(value) for key, value in line.items()})
+            line |= {f"{part}_{k}": v for k, v in (nested.model_dump() if nested else {}).items()}
+        line |= {key: as_number(report.words[entry.row][key]) for key in keys}
+        writer.writerow([cell_text(line.get(field), separator) for field in fields])
     return out.getvalue().rstrip("\n")
+
+
+def semicolons(report: Report) -> str:
+    """Write the same for spreadsheets whose decimal sign is the comma."""
+    return comma_separated(report, ";")
+
+
+def as_number(word: str) -> float | str:
+    """A word that is a number as such: a spreadsheet sorts it by size.
+
+    >>> as_number("0.10"), as_number("4"), as_number("lsq"), as_number("nan")
+    (0.1, 4, 'lsq', 'nan')
+    """
+    for kind in (int, float):
+        try:
+            value = kind(word)
+        except ValueError:
+            continue
+        if isfinite(value):
+            return value
+    return word
 
 
 def as_json(found: BaseModel) -> str:
@@ -379,5 +405,6 @@ FORMATS: dict[str, Callable[[Report], str]] = {
     "terminal": terminal,
     "markdown": markdown,
     "csv": comma_separated,
+    "csv_semicolon": semicolons,
     "json": as_json,
 }

@@ -16,7 +16,7 @@ from quantable.report.html.protocol import differences, protocol, provenance
 from quantable.report.index import Listed, Paper, listed, paper
 from quantable.report.kinds import described
 from quantable.report.looks import looks_of
-from quantable.report.render import batch_norms, heading, reasons
+from quantable.report.render import batch_norms, heading, reasons, word_keys
 from quantable.report.reporter import Reporter
 from quantable.report.schema import Report
 from quantable.report.shapes import Bars, Grid, Plot, Shape
@@ -43,6 +43,7 @@ class Line:
     """A row of the table."""
 
     id: str
+    row: str
     label: str
     norms: str | None
     swatch: Markup
@@ -70,6 +71,7 @@ class Section:
     listed: Listed
     paper: Paper
     differences: Sequence[str]
+    keys_of_words: Sequence[str]  # of a sweep
     columns: Sequence[Column]
     lines: Sequence[Line]
     keys: Sequence[tuple[str, Markup]]  # how methods look
@@ -92,6 +94,7 @@ def section(reporter: Reporter, href: str) -> Section:
         listed=listed(reporter, report, href),
         paper=paper(report.paper),
         differences=differences(reporter.table, report.budget, list(about.kept.values())),
+        keys_of_words=word_keys(report),
         columns=about.columns(),
         lines=[about.line(name) for name in about.rows],
         keys=[(name, swatch(own)) for name, own in {o.short: o for o in looks}.items()],
@@ -160,6 +163,7 @@ class _Behind:
         done = sum(run.word == "measured" for run in runs)
         return Line(
             id=slug(f"{self.table.id}--{row}"),
+            row=row,
             label=self.table.rows[row].label,
             norms=batch_norms(self.entries[row, column] for column in self.table.columns),
             swatch=swatch(looks),
