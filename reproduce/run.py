@@ -66,8 +66,10 @@ def launched(words: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back here instead of as a traceback
 
     @hydra.main(config_path=str(CONF), config_name="run", version_base="1.3")
-    def job(_: DictConfig) -> None:
-        one_job(list(HydraConfig.get().overrides.task))
+    def job(_: DictConfig) -> float | list[float] | None:
+        config = HydraConfig.get()
+        basic = config.sweeper["_target_"].endswith(".BasicSweeper")  # goes through all values
+        return one_job(list(config.overrides.task), judged=not basic)
 
     failed = None
     try:
@@ -83,8 +85,8 @@ def launched(words: Sequence[str]) -> int:
     return 0
 
 
-def one_job(words: Sequence[str]) -> None:
-    """Do one job's work in the process that a launcher gave it."""
+def one_job(words: Sequence[str], *, judged: bool) -> float | list[float] | None:
+    """Do one job's work in the process that a launcher gave it; what a sweeper judges it by."""
     from quantable.base.errors import UserError
     from quantable.base.signals import Preempted
     from quantable.cli import job_main
@@ -93,7 +95,7 @@ def one_job(words: Sequence[str]) -> None:
         share = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
         os.environ.setdefault("OMP_NUM_THREADS", share)
     try:
-        job_main(words)
+        return job_main(words, judged=judged)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # at once, in the job's own log
         raise

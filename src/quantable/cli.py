@@ -16,6 +16,7 @@ from quantable.base.signals import Preempted
 from quantable.columns import COLUMNS
 from quantable.cost.hardware import hardware_of
 from quantable.report.escape import slug
+from quantable.report.objective import names_of, values
 from quantable.report.render import FORMATS
 from quantable.report.reporter import Reporter, in_order
 from quantable.report.schema import Report
@@ -123,14 +124,13 @@ def run(words: Words) -> int:
     return 0
 
 
-def job(words: Words) -> "list[Work]":
+def job(works: "Sequence[Work]", store: Store) -> None:
     """Train what misses of one of a sweep's jobs, whose report is the sweep's."""
-    works, failures = work_of(words), dict[str, str]()
-    for _, failed in _trained(works, Store(words.store)):
+    failures = dict[str, str]()
+    for _, failed in _trained(works, store):
         failures |= failed
     if failures:
         raise UserError("\n".join(failures.values()))
-    return works
 
 
 def _trained(works: "Sequence[Work]", store: Store) -> "Iterator[tuple[Sequence[Work], Failures]]":
@@ -331,9 +331,22 @@ def _done(words: Words) -> int:
     return DO[words.action](words)
 
 
-def job_main(words: Sequence[str]) -> None:
-    """Do the work of one job that Hydra has launched, and leave its report to the sweep's."""
-    job(parse(words))
+def job_main(words: Sequence[str], *, judged: bool) -> float | list[float] | None:
+    """Do the work of one job that Hydra has launched, and leave its report to the sweep's.
+
+    Returns what a sweeper judges it by, where one asks (``judged``): a number, or one for each
+    objective.
+    """
+    parsed = parse(words)
+    works = work_of(parsed)
+    names = names_of(works[0].cells[0].config) if judged else []
+    job(works, Store(parsed.store))
+    if not judged:
+        return None
+    if len(works) > 1:
+        raise UserError("objective: a job has one such number, and this one runs several tables")
+    found = values(Reporter(works[0].table, works[0].asked, [Store(parsed.store)]), names)
+    return found if len(found) > 1 else found[0]
 
 
 def report_jobs(jobs: Sequence[Sequence[str]]) -> None:

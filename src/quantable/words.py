@@ -1,6 +1,7 @@
 """The words of a command line: which tables, what to do with them, and overrides of run configs."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +17,9 @@ from hydra.errors import HydraException
 
 from quantable.base.errors import UserError, unknown
 from quantable.base.places import ROOT
+from quantable.config.composition import compose_run
 from quantable.config.schema import RunConfig
+from quantable.report.objective import ON_TEST, directions, names_of
 from quantable.report.published import fill
 from quantable.report.render import FORMATS
 from quantable.store.store import Store
@@ -145,7 +148,32 @@ def sweep_words(words: Sequence[str]) -> tuple[list[str], Path | None]:
         control = parse([w for w in words if w.startswith("store=")])
         folder = str(control.store / "multirun" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
         added.append(f"hydra.sweep.dir='{folder}'")
+    if "hydra/sweeper=optuna" in words:
+        added += _direction(words)
     return [*words, *added], Path(folder)
+
+
+def _direction(words: Sequence[str]) -> list[str]:
+    """Word that tells Optuna which way is better; none where the user's own says the same.
+
+    Raises UserError where it says another: the worst run would be taken for the best.
+    """
+    objective = [word for word in words if word.startswith("objective=")]
+    names = names_of(compose_run(objective))
+    wanted = directions(names)
+    if any(name in ON_TEST for name in names):
+        print(f"{objective[-1]}: chosen by test images; every report will say so", file=sys.stderr)
+    own = [w.partition("=")[2] for w in words if w.startswith("hydra.sweeper.direction=")]
+    if not own:
+        value = wanted[0] if len(wanted) == 1 else f"[{','.join(wanted)}]"
+        return [f"hydra.sweeper.direction={value}"]
+    said = [part.strip("'\" ") for part in own[-1].strip("[]").split(",")]
+    if said != wanted:
+        raise UserError(
+            f"hydra.sweeper.direction={own[-1]}: of objective={','.join(names)} better is to "
+            f"{' and '.join(wanted)}; leave the word out"
+        )
+    return []
 
 
 def jobs_of(words: Sequence[str], folder: Path | None) -> list[list[str]]:
