@@ -46,7 +46,8 @@ def without_table(stores: Iterable[Store], asked: Asked) -> list[Record]:
                 continue
             kept += [r for r in map(store.find, [head.signature], [None]) if r is not None]
     once = {record.name: record for record in kept}.values()
-    return [record for record in once if fits(job_of(record), asked.overrides)]
+    in_time = sorted(once, key=lambda record: (record.provenance.finished, record.name))
+    return [record for record in in_time if fits(job_of(record), asked.overrides)]
 
 
 def job_of(record: Record) -> Asked:

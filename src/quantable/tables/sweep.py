@@ -89,6 +89,8 @@ def sweep_of(
     """
     known = [Job(asked) for asked in jobs]
     keys = list(dict.fromkeys(key for job in known for key in job.said if key != CHOSEN_BY))
+    groups = list(default_choices())  # first and in one order, however the words were given
+    keys.sort(key=lambda key: groups.index(key) if key in groups else len(groups))
     if named_by is None:
         named_by = [key for key in keys if len({job.value(key) for job in known}) > 1]
     loose = [key for key in keys if len({job.said.get(key) for job in known}) > 1]
