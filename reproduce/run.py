@@ -16,7 +16,7 @@ Reproduce a paper's table: train or compute what misses, then show it beside the
   python reproduce/run.py +table=ad_cifar10 budget=cpu data.root=<folder> seed=0,1,2
   python reproduce/run.py +table=ad_cifar10 action=plan
   python reproduce/run.py model=resnet20_cifar quantizer=lsq 'bits.inner=[4,4]'     (a single run)
-  python reproduce/run.py -m +table=ad_quickstart seed=0,1,2                  (multirun)
+  python reproduce/run.py -m quantizer=lsq,pact 'bits.inner=[4,4],[2,2]'      (a sweep)
 
 Words:
   +table=<id>[,<id>]   tables to work on; patterns such as ad_* too
@@ -28,6 +28,7 @@ Words:
   published=<file>     your own published numbers for one table (docs/add-a-table.md)
   logger=wandb         stream every run to Weights & Biases as well; action=wandb_replay sends
                        the stored ones later (docs/wandb.md)
+  objective=<number>   what a job returns to a sweeper (docs/sweeps.md)
   <key>=<value>        any key of conf/run.yaml; wins over the table's own
 """
 
