@@ -8,10 +8,13 @@ Show a table from the records in the store and in reproduce/evidence.
   python reproduce/report.py +table=ad_cifar10
   python reproduce/report.py +table=ad_pim format=json
   python reproduce/report.py compare=runs,HEAD +table=ad_cifar10
+  python reproduce/report.py sweep=runs sort=-top1_pct
 
 Words:
   +table=<id>[,<id>]   tables to show; patterns such as ad_* are allowed
-  format=terminal|markdown|csv|json|latex   printed
+  sweep=<store>[,<store>]   runs without a table; other words choose some (docs/sweeps.md)
+  sort=<column>        rows in the order of a column or word, from high to low: sort=-<column>
+  format=terminal|markdown|csv|csv_semicolon|json|latex     printed
   format=html|figures|parquet               files below <store>/reports; html without a table: all
   format=wandb                              a report at Weights & Biases
   rows=<row>[,<row>]   only these rows          seed=<n>[,<n>]       these seeds

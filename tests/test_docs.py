@@ -21,6 +21,7 @@ from quantable.allocation.program import program_names
 from quantable.base.errors import UserError
 from quantable.cli import asked_tables, parse
 from quantable.tables.schema import Chosen, Row, Table, read_table, table_names
+from quantable.words import asked_of, parse_sweep, sweep_words
 
 ROOT = Path(__file__).parents[1]
 CARDS = sorted(ROOT.glob("docs/methods/*.md"))
@@ -93,9 +94,38 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize("command", dict.fromkeys(commands()))
 def test_every_command_in_the_pages_composes(command: str) -> None:
-    words = parse(shlex.split(command)[2:])
-    for table in asked_tables(words):
-        assert words.asked.cells(table) or "+table=ad_pim" in command
+    words = shlex.split(command)[2:]
+    if "-m" in words:
+        sweep_words(words)  # what Hydra is told
+        ours = (w for w in words if w != "-m" and not w.startswith("hydra"))
+        parsed = parse_sweep([word for word in ours if "interval(" not in word])
+    else:
+        parsed = parse(words)
+    for table, asked in asked_of(parsed):
+        assert asked.cells(table) or "+table=ad_pim" in command
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_sweeps_run(tmp_path: Path) -> None:
+    """All but those that need a cluster, on few images and into a store of their own."""
+    few = ["data.train_images=128", "data.val_images=64", "data.test_images=64"]
+    store, installed = tmp_path / "runs", {module.name for module in pkgutil.iter_modules()}
+    page = (ROOT / "docs/sweeps.md").read_text()
+    asked = [c for _, block in CODE.findall(page) for c in COMMAND.findall(block)]
+    assert len(asked) >= 12
+    for command in asked:
+        command = command.replace("submitit_slurm", "submitit_local")
+        missing = {"launcher=joblib": "joblib", "sweeper=optuna": "optuna"}
+        if "executor=slurm" in command or any(
+            word in command and package not in installed for word, package in missing.items()
+        ):
+            continue
+        words = shlex.split(command.replace("sweep=runs", f"sweep={store}"))[1:]
+        if words[0].endswith("run.py"):
+            words += [*few, f"store={store}", "trainer.accelerator=cpu"]
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout, command
 
 
 def yaml_names(folder: str) -> list[str]:

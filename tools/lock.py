@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("dev", "docs", "slurm", "wandb")  # what the tests need
+EXTRAS = ("dev", "docs", "slurm", "sweep", "wandb")  # what the tests need
 CUDA = re.compile(r"(nvidia-|cuda-|triton==)")
 
 

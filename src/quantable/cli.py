@@ -5,7 +5,7 @@ No torch here, and what runs cells is imported where something runs: a report ne
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -15,14 +15,17 @@ from quantable.base.places import ROOT
 from quantable.base.signals import Preempted
 from quantable.columns import COLUMNS
 from quantable.cost.hardware import hardware_of
+from quantable.report.escape import slug
+from quantable.report.objective import names_of, values
 from quantable.report.render import FORMATS
-from quantable.report.reporter import Reporter
+from quantable.report.reporter import Reporter, in_order
 from quantable.report.schema import Report
+from quantable.report.stored import swept
 from quantable.store.record import Head, cell_name
 from quantable.store.store import Store
 from quantable.tables.cells import Cell
-from quantable.tables.schema import Table, load_table, table_names
-from quantable.words import RUNS, Words, asked_tables, narrowed, parse
+from quantable.tables.schema import load_table, table_names
+from quantable.words import RUNS, Words, asked_of, asked_tables, parse, parse_sweep, together
 
 if TYPE_CHECKING:
     from quantable.executor.board import Board, Work
@@ -32,18 +35,16 @@ EVIDENCE = ROOT / "reproduce" / "evidence"
 STOPPED = 75  # exit status: stopped by a scheduler, the same command goes on (EX_TEMPFAIL)
 
 
-def work_of(words: Words, tables: Sequence[Table] | None = None) -> "list[Work]":
+def work_of(words: Words) -> "list[Work]":
     """What a command line asks for, table by table."""
     from quantable.executor.board import Variants, Work
 
-    tables = asked_tables(words) if tables is None else tables
-    asked = [narrowed(words.asked, table, tables) for table in tables]
     here = Variants()  # what runs here begins with a search on the images that are here
-    budgeted = [
-        replace(a, budget=a.budget or t.budget, variant=here)
-        for t, a in zip(tables, asked, strict=True)
+    asked = [
+        (table, replace(own, budget=own.budget or table.budget, variant=here))
+        for table, own in asked_of(words)
     ]
-    return [Work(t, a, a.cells(t)) for t, a in zip(tables, budgeted, strict=True)]
+    return [Work(table, own, own.cells(table)) for table, own in asked]
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,36 @@ def hours(words: Words) -> int:
     return 0
 
 
-def run(words: Words, tables: Sequence[Table] | None = None) -> int:
-    """Train what misses, waiting for cells that another runner holds, and report."""
-    store = Store(words.store)
-    works = work_of(words, tables)
+def run(words: Words) -> int:
+    """Train what misses, waiting for cells that another runner holds, and report.
+
+    A sweep is reported also where some of its runs have failed.
+    """
+    store, works, failures = Store(words.store), work_of(words), dict[str, str]()
+    for part, failed in _trained(works, store):
+        failures |= failed
+        if failures and not words.jobs:
+            break
+        for work in part:
+            _report(work, words, store)
+    if failures:
+        raise UserError("\n".join(failures.values()))
+    return 0
+
+
+def job(works: "Sequence[Work]", store: Store) -> None:
+    """Train what misses of one of a sweep's jobs, whose report is the sweep's."""
+    failures = dict[str, str]()
+    for _, failed in _trained(works, store):
+        failures |= failed
+    if failures:
+        raise UserError("\n".join(failures.values()))
+
+
+def _trained(works: "Sequence[Work]", store: Store) -> "Iterator[tuple[Sequence[Work], Failures]]":
+    """Bring the cells of tables to their end: of each in turn, or of all of them side by side."""
+    from quantable.executor import actions, inline, pool
+
     for work in works:
         _check(work.cells, store)
         _ask_again(work.cells, store)
@@ -117,29 +144,18 @@ def run(words: Words, tables: Sequence[Table] | None = None) -> int:
     kinds = {cell.config["executor"]["name"] for cell in everything} or {"inline"}
     if len(kinds) > 1:
         raise UserError(f"executor: one command has one, and here are {', '.join(sorted(kinds))}")
-    for part in [[work] for work in works] if kinds == {"inline"} else [works]:
-        failures = _trained(part, kinds.copy().pop(), store)
-        if failures:
-            raise UserError("\n".join(failures.values()))
-        for work in part:
-            _report(work, words, store)
-    return 0
-
-
-def _trained(works: "Sequence[Work]", kind: str, store: Store) -> "Failures":
-    """Bring the cells of one or several tables to their end."""
-    from quantable.executor import actions, inline, pool
-
-    if kind == "inline":
-        return inline.run_inline(works[0], store)
-    return (pool.run_pool if kind == "pool" else actions.run_jobs)(works, store)
+    if kinds == {"inline"}:
+        for work in works:
+            yield [work], inline.run_inline(work, store)
+    else:
+        yield works, (pool.run_pool if "pool" in kinds else actions.run_jobs)(works, store)
 
 
 def _report(work: "Work", words: Words, store: Store) -> Report:
     """Show a finished table and keep a copy."""
     report = show(Reporter(work.table, work.asked, [store]), words)
     store.reports.mkdir(parents=True, exist_ok=True)
-    copy = store.reports / f"{work.table.id}.md"
+    copy = store.reports / f"{slug(work.table.id)}.md"
     copy.write_text(FORMATS["markdown"](report) + "\n")
     if words.format == "terminal":
         print(f"Markdown: {copy}\nRecords:  {store.folder / 'records'}")
@@ -148,6 +164,8 @@ def _report(work: "Work", words: Words, store: Store) -> Report:
 
 def show(reporter: Reporter, words: Words) -> Report:
     """Print a report in the asked form, or write its files and print where they are."""
+    if words.sort is not None:
+        reporter = in_order(reporter, words.sort)
     report = reporter.report()
     if words.format in FORMATS:
         print(FORMATS[words.format](report))
@@ -174,11 +192,11 @@ def _made(face: str, reporter: Reporter, folder: Path) -> list[str]:
         case "figures":
             from quantable.report.draw_paper import write_figures
 
-            return write_figures(reporter, folder / reporter.table.id)
+            return write_figures(reporter, folder / slug(reporter.table.id))
         case "wandb":
             from quantable.report.wandb_report import publish
 
-            return [publish(reporter)]
+            return [publish(reporter, folder.parent)]
     raise AssertionError(f"{face} is checked by parse")
 
 
@@ -312,10 +330,45 @@ DO: Mapping[str, Callable[[Words], int]] = {
 
 def run_main(words: Sequence[str]) -> int:
     """Do what ``reproduce/run.py`` was asked."""
+    return _done(parse(words))
+
+
+def sweep_main(words: Sequence[str]) -> int:
+    """Do what ``reproduce/run.py -m`` was asked, for all combinations of the words together."""
+    return _done(parse_sweep(words))
+
+
+def _done(words: Words) -> int:
+    for key in ("compare", "sweep"):
+        if getattr(words, key):
+            raise UserError(f"{key}: it belongs to reproduce/report.py")
+    return DO[words.action](words)
+
+
+def job_main(words: Sequence[str], *, judged: bool) -> float | list[float] | None:
+    """Do the work of one job that Hydra has launched, and leave its report to the sweep's.
+
+    Returns what a sweeper judges it by, where one asks (``judged``): a number, or one for each
+    objective.
+    """
     parsed = parse(words)
-    if parsed.compare is not None:
-        raise UserError("compare: it belongs to reproduce/report.py")
-    return DO[parsed.action](parsed)
+    works = work_of(parsed)
+    names = names_of(works[0].cells[0].config) if judged else []
+    job(works, Store(parsed.store))
+    if not judged:
+        return None
+    if len(works) > 1:
+        raise UserError("objective: a job has one such number, and this one runs several tables")
+    found = values(Reporter(works[0].table, works[0].asked, [Store(parsed.store)]), names)
+    return found if len(found) > 1 else found[0]
+
+
+def report_jobs(jobs: Sequence[Sequence[str]]) -> None:
+    """Report a sweep whose jobs have ended, wherever they ran."""
+    words = together([parse(words) for words in jobs])
+    store = Store(words.store)
+    for work in work_of(words):
+        _report(work, words, store)
 
 
 def report_main(words: Sequence[str]) -> int:
@@ -323,6 +376,9 @@ def report_main(words: Sequence[str]) -> int:
     parsed = parse(words)
     if parsed.compare is not None:
         return _compared(parsed, parsed.compare)
+    if parsed.sweep:
+        show(swept(parsed.sweep, parsed.asked), parsed)
+        return 0
     stores = [Store(parsed.store), Store(EVIDENCE)]
     if parsed.format == "html":
         return _pages(parsed, stores)
@@ -341,7 +397,8 @@ def _compared(words: Words, places: tuple[str, str]) -> int:
     if words.format not in FACES:
         raise unknown("format", words.format, FACES, "compare")
     tables = asked_tables(words) if words.tables else list(map(load_table, table_names()))
-    print(FACES[words.format](compare(tables, words.asked, *places)))
+    found = compare(tables, words.asked, *places, others=not words.tables)
+    print(FACES[words.format](found))
     return 0
 
 

@@ -170,3 +170,29 @@ def test_an_address_with_a_cell_opens_it(browser: Chrome, store: Path) -> None:
     browser.get((store / "reports" / "ad_quickstart.html").as_uri() + "#ad_quickstart--ad")
     browser.refresh()
     assert browser.find_element(By.ID, "ad_quickstart--ad").get_property("open")
+
+
+PAPERS = {"A4": (210, 297), "Letter": (215.9, 279.4)}  # mm
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize("page", ["ad_pruned", "ad_cifar10", "edge_lite0", "index"])
+def test_a_page_prints_whole(browser: Chrome, store: Path, page: str, paper: str) -> None:
+    """On paper there is no scroll bar: nothing reaches beyond the margins."""
+    short, long = PAPERS[paper]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        for side, margin, tables in (
+            (short, 14, ":not(.broad) > .box"),
+            (long, 12, ".broad > .box"),
+        ):
+            show(browser, store / "reports" / f"{page}.html", int((side - 2 * margin) / 25.4 * 96))
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+            beyond = browser.execute_script(
+                "return [...document.querySelectorAll(arguments[0] + ' *')].filter(one => "
+                "one.getBoundingClientRect().right > innerWidth + 1).map(o => o.className)",
+                tables,
+            )
+            assert beyond == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

@@ -15,6 +15,8 @@ COLUMNS = {
     "top1_pct": Column("top-1", "%", 2, True, of_epoch(lambda epoch: epoch.test_top1_pct)),
     "drop_pp": Column("drop", "pp", 2, True, _drop),
     "val_top1_pct": Column("held-out top-1", "%", 2, True, of_epoch(lambda e: e.val_top1_pct)),
+    "val_loss": Column("held-out loss", "nat", 4, True, of_epoch(lambda epoch: epoch.val_loss)),
+    "test_loss": Column("test loss", "nat", 4, True, of_epoch(lambda epoch: epoch.test_loss)),
     "agreement_pct": Column(
         "agreement with float", "%", 2, True, of_epoch(lambda epoch: epoch.agreement_pct)
     ),

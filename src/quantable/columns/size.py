@@ -68,6 +68,7 @@ COLUMNS = {
     "mean_bits_by_weights": _mean_bits("weights"),
     "macs_m": Column("MACs", "M", 3, False, cost(lambda s, *_: macs(s, count_linear=True) * 1e-6)),
     "bops_g": Column("BOPs", "G", 1, False, cost(_bops_g)),
+    "bops_m": Column("BOPs", "M", 1, False, cost(lambda *known: 1e3 * _bops_g(*known))),
     "bops_inner_g": Column(
         "inner BOPs", "G", 2, False, cost(lambda s, b, hw: _bops_g(s[1:-1], b, hw))
     ),

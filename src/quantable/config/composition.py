@@ -182,6 +182,24 @@ def _parsed(word: str) -> Override:
     return value
 
 
+def default_choices() -> dict[str, str]:
+    """Option of each group of ``conf`` that a run has which names none."""
+    entries = [entry for entry in _read(CONF / "run.yaml")["defaults"] if entry != "_self_"]
+    return {group: choice for entry in entries for group, choice in entry.items()}
+
+
+def written(word: str) -> str:
+    """Value of a word as Hydra writes it: without spaces, quotes, and zeros that say nothing.
+
+    >>> written("bits.inner=[4, 4]"), written("recipe.optimizer.lr=0.10"), written("start=0123")
+    ('[4,4]', '0.1', '0123')
+    """
+    try:
+        return _parsed(_hydra_word(word)).get_value_element_as_str().strip("'")
+    except HydraException:  # such as of a place on a machine, which no grammar has to fit
+        return word.partition("=")[2]
+
+
 def _put(node: dict[str, Any], keys: Sequence[str], value: object, new: bool) -> None:
     """Set a value below ``node``; a dict is merged. KeyError for a key that is not there.
 

@@ -234,4 +234,5 @@ class RunConfig(Strict):
     teacher: Signature | None
     search: SearchConfig | None
     seed: int = Field(ge=0)
+    objective: str | Annotated[list[str], Field(min_length=1)]
     store: str

@@ -19,7 +19,7 @@ MACHINE = (
 
 LOOKS = ("quantizer.looks", "search.looks")  # of figures: no run and no record needs them
 
-NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "data.title", "quantizer.numbers")
+NOT_SIGNED = (*MACHINE, *LOOKS, "hardware", "objective", "data.title", "quantizer.numbers")
 
 
 # Keys that are left out where they are null: runs without them are older than the keys.

@@ -7,6 +7,7 @@ import csv
 import io
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,10 +34,12 @@ from quantable.report.render import (
 )
 from quantable.report.reporter import Reporter
 from quantable.report.schema import MeasuredOut
+from quantable.report.stored import job_of, without_table
 from quantable.store.record import Record
 from quantable.store.store import Store
 from quantable.tables.cells import Asked, Cell
-from quantable.tables.schema import BUDGETS, Table
+from quantable.tables.schema import BUDGETS, SINGLE, Table
+from quantable.tables.sweep import sweep_of
 
 EVIDENCE = "reproduce/evidence"
 LEVEL = 0.05  # a smaller p is called a difference
@@ -84,9 +87,10 @@ class _Side(Reporter):
     """A reporter that knows a run by its row and seed too, when its question has changed since."""
 
     def __init__(self, table: Table, asked: Asked, store: Store) -> None:
-        heads = store.heads()
+        heads = (head for head in store.heads() if head.table not in (None, SINGLE))
         self._older = {(h.table, h.row, h.budget, h.seed): h.signature for h in heads}
         self.taken: set[str] = set()  # names of records that answer another question
+        self.read: set[str] = set()  # names of all records that were found
         # Cells of their own: what a search chose may differ from store to store.
         super().__init__(table, replace(asked, _cells={}), [store])
 
@@ -98,6 +102,8 @@ class _Side(Reporter):
             found = self.asked.find(self._older.get(key, ""), cell.config)
             if found is not None:
                 self.taken.add(found.name)
+        if found is not None:
+            self.read.add(found.name)
         return found
 
     def has(self, budget: str) -> bool:
@@ -111,17 +117,27 @@ class _Side(Reporter):
         return {r.name: r.provenance.finished for r in records if r is not None}
 
 
-def compare(tables: Sequence[Table], asked: Asked, a: str, b: str) -> Comparison:
+def compare(
+    tables: Sequence[Table], asked: Asked, a: str, b: str, *, others: bool = False
+) -> Comparison:
     """Set the numbers of ``b`` beside those of ``a``, each a folder of records or a commit.
 
     Both are read through the tables as they are now, and where no budget is asked for, at the
-    largest one that both have records of.
+    largest one that both have records of. ``others``: runs without a table too, by signature.
     """
     with _store(a) as first, _store(b) as second:
         pairs = [_sides(table, asked, first, second) for table in tables]
-        found = [_changes(asked, *pair) for pair in pairs]
+        if others and (records := without_table([first, second], asked)):
+            sweep, of_all = sweep_of(list(map(job_of, records)), stored=True)
+            pairs.append((_Side(sweep, of_all, first), _Side(sweep, of_all, second)))
+        found = [_changes(*pair) for pair in pairs]
+        notes = [
+            note
+            for place, store in enumerate((first, second))
+            for note in _read_of("AB"[place], store, [pair[place] for pair in pairs])
+        ]
     changes = [change for listed, _ in found for change in listed]
-    notes = [
+    notes += [
         f"{side.table.id}: runs of {name} that answer an older question (recipe, method version, "
         f"data) than the table asks now: {len(side.taken)}."
         for pair in pairs
@@ -133,7 +149,7 @@ def compare(tables: Sequence[Table], asked: Asked, a: str, b: str) -> Comparison
             f"{tests} t-tests, none corrected for the others: with no difference at all, about "
             f"{tests * LEVEL:.1f} would still be called one at p < {LEVEL}."
         )
-    names = [table.id for table in tables]
+    names = [side.table.id for side, _ in pairs]
     unchanged = sum(same for _, same in found)
     return Comparison(a=a, b=b, tables=names, changes=changes, unchanged=unchanged, notes=notes)
 
@@ -152,9 +168,24 @@ def _sides(table: Table, asked: Asked, a: Store, b: Store) -> tuple[_Side, _Side
     return _Side(table, fixed, a), _Side(table, fixed, b)
 
 
-def _changes(asked: Asked, old: _Side, new: _Side) -> tuple[list[Change], int]:
+def _read_of(name: str, store: Store, sides: Sequence[_Side]) -> Iterator[str]:
+    """Say how many records of a store the numbers rest on, and which ones none does."""
+    read = {record.partition("-")[0] for side in sides for record in side.read}
+    left = [head for head in store.heads() if head.signature not in read]
+    yield f"Records of {name} that were compared: {len(read)}, and {len(left)} were not."
+    if left:
+        kinds = Counter((SINGLE if h.table is None else h.table, h.budget) for h in left)
+        of = (f"{n} of {table}, budget {budget}" for (table, budget), n in kinds.items())
+        yield (
+            f"Not compared, of {name}: {'; '.join(of)}. A table is compared at one budget, with "
+            "its own rows and seeds; runs without a table by signature, where no table is named."
+        )
+
+
+def _changes(old: _Side, new: _Side) -> tuple[list[Change], int]:
     """Changed numbers of a table, and how many did not change."""
-    cells = [(row, column) for row in asked.chosen_rows(old.table) for column in old.table.columns]
+    rows = old.asked.chosen_rows(old.table)
+    cells = [(row, column) for row in rows for column in old.table.columns]
     found = [_change(old, new, row, column) for row, column in cells]
     same = [cell for cell, change in zip(cells, found, strict=True) if change is None]
     changes = [change for change in found if change is not None]

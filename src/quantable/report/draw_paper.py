@@ -27,6 +27,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox, ScaledTranslation
 
 from quantable.config.schema import Looks
+from quantable.report.escape import slug
 from quantable.report.kinds import described
 from quantable.report.labels import LEADER, place_labels
 from quantable.report.page import SHADES, SMALL, STYLE, caption, page, protocol, settle, whole
@@ -64,7 +65,7 @@ def write_figures(
             drawn = draw(shape, f"{reporter.table.id}: {reporter.table.title}")
             folder.mkdir(parents=True, exist_ok=True)
             for suffix in kinds:
-                path = folder / f"{name}.{suffix}"
+                path = folder / f"{slug(name)}.{suffix}"
                 drawn.savefig(path, **FILES[suffix])
                 if suffix == "svg":
                     path.write_text(with_font(path.read_text()))

@@ -10,7 +10,8 @@ Nested = TypeVar("Nested")
 
 # Cc control, Cf invisible or turning the direction of text, Cs half a character, Zl and Zp breaks.
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would compute
+# How a cell begins that a spreadsheet would compute: these signs, and their full-width forms.
+FORMULA = r"=+\-@\t\r＝＋－＠"
 
 # Number signs at the end of a heading would close it.
 MARKDOWN = re.compile(r"[\\`*<\[|~$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])|#(?=#*$)")
@@ -82,6 +83,15 @@ def _shown(char: str) -> str:
     return char
 
 
+def slug(words: str) -> str:
+    """Words as a part of an address, or as the name of a file.
+
+    >>> slug("ad 2/3+more")
+    'ad-2-3+more'
+    """
+    return re.sub(r"[^\w.+-]+", "-", words)
+
+
 def shown(report: Report) -> Report:
     """Return ``report`` with all its strings ``visible``."""
     return Report.model_validate(each_string(report.model_dump()))
@@ -108,15 +118,23 @@ def markdown_text(text: str) -> str:
     return MARKDOWN_START.sub(r"\1\\", escaped)
 
 
-def cell_text(value: object) -> object:
-    """Return a string that a spreadsheet takes for text; what is no string stays as it is.
+def cell_text(value: object, separator: str = ",") -> object:
+    """Return a cell of a CSV file: a string that a spreadsheet takes for text, or a number.
 
-    >>> cell_text("=1+1"), cell_text(-1.5), cell_text("16 bit")
-    ("'=1+1", -1.5, '16 bit')
+    A string is none either where the file is read with another separator than it has. Where
+    ``separator`` is a semicolon, numbers have a decimal comma.
+
+    >>> cell_text("=1+1"), cell_text(-1.5), cell_text("16 bit"), cell_text("a;=1+1")
+    ("'=1+1", -1.5, '16 bit', "a;'=1+1")
+    >>> cell_text(-1.5, ";"), cell_text(2, ";")
+    ('-1,5', 2)
     """
-    if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA):
-        return f"'{value}"
-    return value
+    if isinstance(value, float) and separator == ";":
+        return repr(value).replace(".", ",")
+    if not isinstance(value, str):
+        return value
+    other = "," if separator == ";" else ";"
+    return re.sub(rf"(^|{other})(?=[\s\"']*[{FORMULA}])", r"\1'", value)
 
 
 def latex_text(text: str) -> str:

@@ -17,6 +17,7 @@ from quantable.report.render import (
     reasons,
     vector_text,
     verdicts,
+    word_keys,
 )
 from quantable.report.schema import Entry, MeasuredOut, PublishedOut, Report
 
@@ -96,13 +97,19 @@ def latex(report: Report) -> str:
 def _columns(report: Report) -> list[_Column]:
     rows = by_row(report)
     labels = [latex_text(entries[0].label) for entries in rows.values()]
-    columns = [_Column("l", "", labels)]
+    keys = word_keys(report)
+    columns = [
+        _Column("l", latex_text(key), [latex_text(report.words[row][key]) for row in rows])
+        for key in keys
+    ] or [_Column("l", "", labels)]
     for column in dict.fromkeys(entry.column for entry in report.rows):
         columns += _of_metric(column, [e for e in report.rows if e.column == column])
     if any(entry.measured and entry.measured.data for entry in report.rows):
         columns.append(_Column("r", "seeds", [_seeds(entries) for entries in rows.values()]))
     if any(norms := [batch_norms(entries) for entries in rows.values()]):
         columns.append(_Column("l", "batch norms", [latex_text(said or "–") for said in norms]))
+    if keys:  # nobody has published a sweep
+        return columns
     words = []
     for name, entries in rows.items():
         claims = [claim for claim in report.claims if claim.row == name]

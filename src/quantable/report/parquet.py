@@ -1,7 +1,7 @@
 """A report as a Parquet file: one line per row, column and seed, with types."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from quantable.columns import COLUMNS
+from quantable.report.escape import slug
 from quantable.report.reporter import Reporter
 from quantable.report.schema import Entry
 
@@ -18,6 +19,7 @@ SCHEMA = pa.schema(
         pa.field("table", TEXT, nullable=False),
         pa.field("row", TEXT, nullable=False),
         pa.field("label", TEXT, nullable=False),
+        pa.field("words", pa.map_(TEXT, TEXT)),  # of a sweep: what tells the row from the others
         pa.field("column", TEXT, nullable=False),
         pa.field("unit", TEXT, nullable=False),
         pa.field("budget", TEXT, nullable=False),
@@ -41,23 +43,27 @@ SCHEMA = pa.schema(
 def write_parquet(reporter: Reporter, folder: Path) -> Path:
     """Write ``<folder>/<table>.parquet`` by rename and return its path."""
     report = reporter.report()
-    lines = [line for entry in report.rows for line in _lines(reporter, entry)]
+    words = report.words
+    lines = [x for entry in report.rows for x in _lines(reporter, entry, words.get(entry.row))]
     about = {"title": report.title, "source": report.source, "paper": report.paper}
     table = pa.Table.from_pylist(lines, SCHEMA.with_metadata(about))
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{report.table}.parquet"
+    path = folder / f"{slug(report.table)}.parquet"
     part = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, part)
     os.replace(part, path)
     return path
 
 
-def _lines(reporter: Reporter, entry: Entry) -> Iterator[dict[str, Any]]:
+def _lines(
+    reporter: Reporter, entry: Entry, words: Mapping[str, str] | None
+) -> Iterator[dict[str, Any]]:
     said = entry.published or entry.hint
     measured = entry.measured
     line: dict[str, Any] = {
         "table": reporter.table.id,
         **entry.model_dump(include={"row", "label", "column", "unit", "verdict", "reason"}),
+        "words": list(words.items()) if words else None,
         "budget": measured.budget if measured else reporter.budget,
     }
     if said is not None:

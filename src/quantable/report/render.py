@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -126,15 +127,23 @@ def _grid(report: Report) -> tuple[list[str], list[list[str]]]:
     columns = list(dict.fromkeys(entry.column for entry in report.rows))
     norms = {name: batch_norms(entries) for name, entries in rows.items()}
     said_of_norms = ["batch norms"] if any(norms.values()) else []
-    head = ["row", *map(heading, columns), *said_of_norms, "published or claimed", "verdict"]
+    keys = word_keys(report)
+    judged = [] if keys else ["published or claimed", "verdict"]  # nobody has published a sweep
+    head = [*(keys or ["row"]), *map(heading, columns), *said_of_norms, *judged]
     body = []
     for name, entries in rows.items():
         values = [measured_text(e.measured, COLUMNS[e.column].decimals) for e in entries]
         claims = [claim for claim in report.claims if claim.row == name]
         values += [norms[name] or "–" for _ in said_of_norms]
         said, words = _references(entries, claims)
-        body.append([entries[0].label, *values, said, "; ".join(words)])
+        names = [report.words[name][key] for key in keys] or [entries[0].label]
+        body.append([*names, *values, *([said, "; ".join(words)] if judged else [])])
     return head, body
+
+
+def word_keys(report: Report) -> list[str]:
+    """Keys of the words that tell the rows of a sweep apart."""
+    return list(dict.fromkeys(key for said in report.words.values() for key in said))
 
 
 def batch_norms(entries: Iterable[Entry]) -> str | None:
@@ -268,11 +277,11 @@ def console() -> tuple[Console, io.StringIO]:
     return Console(file=out, width=width, force_terminal=screen.is_terminal, emoji=False), out
 
 
-def ruled(title: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> Grid:
-    """Table for a terminal; the last column's words decide its colour."""
+def ruled(title: str, head: Sequence[str], body: Iterable[Sequence[str]], names: int = 1) -> Grid:
+    """Table for a terminal; the first ``names`` columns name a row, the last one colours it."""
     grid = Grid(title=escape(title), title_justify="left", title_style="bold")
     for i, name in enumerate(head):
-        words = i == 0 or name in TEXT
+        words = i < names or name in TEXT
         grid.add_column(escape(name), justify="left" if words else "right", overflow="fold")
     for line in body:
         colour = next((c for word, c in COLOURS.items() if word in line[-1]), None)
@@ -290,7 +299,7 @@ def terminal(report: Report) -> str:
         ("Claims", claim_lines(report)),
     ]:
         if body:
-            screen.print(ruled(title, head, body))
+            screen.print(ruled(title, head, body, len(word_keys(report)) or 1))
     if report.vectors:
         screen.print(f"{VECTORS}:", highlight=False, markup=False)
     for vector in report.vectors:
@@ -337,25 +346,50 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def comma_separated(report: Report) -> str:
-    """One line per row and column, nested fields flattened; text is never a formula."""
-    out = io.StringIO()
-    fields = ["row", "column", "unit"]
+def comma_separated(report: Report, separator: str = ",") -> str:
+    """One line per row and column, nested fields flattened; text is never a formula.
+
+    A sweep has a column for each word too. With ``separator=";"`` decimals have commas, as
+    spreadsheets read them wherever a comma is the decimal sign.
+    """
+    report, out, keys = shown(report), io.StringIO(), word_keys(report)
+    fields = ["row", *keys, "column", "unit"]
     fields += [f"published_{key}" for key in PublishedOut.model_fields]
     fields += [f"measured_{key}" for key in ("mean", "std", "n", "budget", "data", "batch_norms")]
-    writer = csv.DictWriter(out, [*fields, "verdict", "reason"], lineterminator="\n")
-    writer.writeheader()
-    for entry in shown(report).rows:
+    fields += ["verdict", "reason"]
+    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
+    writer.writerow([cell_text(field, separator) for field in fields])
+    for entry in report.rows:
         line: dict[str, object] = entry.model_dump(
             include={"row", "column", "unit", "verdict", "reason"}
         )
         for part in ("published", "measured"):
             nested = getattr(entry, part)
-            for key, value in (nested.model_dump() if nested else {}).items():
-                if f"{part}_{key}" in fields:
-                    line[f"{part}_{key}"] = value
-        writer.writerow({key: cell_text(value) for key, value in line.items()})
+            line |= {f"{part}_{k}": v for k, v in (nested.model_dump() if nested else {}).items()}
+        line |= {key: as_number(report.words[entry.row][key]) for key in keys}
+        writer.writerow([cell_text(line.get(field), separator) for field in fields])
     return out.getvalue().rstrip("\n")
+
+
+def semicolons(report: Report) -> str:
+    """Write the same for spreadsheets whose decimal sign is the comma."""
+    return comma_separated(report, ";")
+
+
+def as_number(word: str) -> float | str:
+    """A word that is a number as such: a spreadsheet sorts it by size.
+
+    >>> as_number("0.10"), as_number("4"), as_number("lsq"), as_number("nan")
+    (0.1, 4, 'lsq', 'nan')
+    """
+    for kind in (int, float):
+        try:
+            value = kind(word)
+        except ValueError:
+            continue
+        if isfinite(value):
+            return value
+    return word
 
 
 def as_json(found: BaseModel) -> str:
@@ -371,5 +405,6 @@ FORMATS: dict[str, Callable[[Report], str]] = {
     "terminal": terminal,
     "markdown": markdown,
     "csv": comma_separated,
+    "csv_semicolon": semicolons,
     "json": as_json,
 }

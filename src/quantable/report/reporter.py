@@ -1,8 +1,10 @@
 """Table and records to one report: every number with its source, budget and verdict. No torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from quantable.base.bits import FLOAT_BITS, Bits
+from quantable.base.errors import unknown
 from quantable.columns import COLUMNS
 from quantable.report.row_facts import batch_norms_of
 from quantable.report.rows import Rows
@@ -11,6 +13,7 @@ from quantable.report.verdict import Measured, Verdict, at_most, holds, judge, p
 from quantable.store.trouble import trouble
 from quantable.tables.claims import Bound, Claim
 from quantable.tables.schema import Published
+from quantable.tables.sweep import Sweep
 
 
 class Reporter(Rows):
@@ -159,6 +162,7 @@ class Reporter(Rows):
             ],
             vectors=[vector for vector in vectors if vector is not None],
             notes=[*self.troubles(rows), *self.left_out(rows), *self.table.notes],
+            words=self.table.words if isinstance(self.table, Sweep) else {},
         )
 
     def troubles(self, rows: Sequence[str]) -> list[str]:
@@ -179,6 +183,37 @@ class Reporter(Rows):
             f"{macs:,} MACs for one input."
             for macs in sorted(found)
         ]
+
+
+def in_order(reporter: Reporter, by: str) -> Reporter:
+    """The same report with its rows sorted by a column or word, from high to low behind a minus.
+
+    Rows that lack it come last. Raises UserError for what no row has.
+    """
+    name, table = by.removeprefix("-"), reporter.table
+    values: dict[str, Any] = {}
+    if name in table.columns:
+        values = {row: reporter.mean(row, name) for row in table.rows}
+    elif isinstance(table, Sweep):
+        values = {row: _comparable(said.get(name)) for row, said in table.words.items()}
+    if all(value is None for value in values.values()):
+        words = {key for said in getattr(table, "words", {}).values() for key in said}
+        raise unknown("column", name, {*table.columns, *words}, "sort")
+    known = [row for row in table.rows if values[row] is not None]
+    known.sort(key=lambda row: values[row], reverse=by.startswith("-"))
+    order = [*known, *(row for row in table.rows if values[row] is None)]
+    rows = {row: table.rows[row] for row in order}
+    return Reporter(table.model_copy(update={"rows": rows}), reporter.asked, reporter.stores)
+
+
+def _comparable(value: str | None) -> tuple[bool, float, str] | None:
+    """A word's value as a key to sort by: numbers by size, before all else."""
+    if value is None:
+        return None
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, 0.0, value
 
 
 def _published(published: Published) -> PublishedOut | None:

@@ -248,7 +248,8 @@ class Rows:
             return Measured(values if len(set(values)) > 1 else values[:1], budget, None)
         titles = dict.fromkeys(record.data.title for record in runs)
         original = not any(record.data.variant for record in runs)
-        return Measured(values, self.budget, ", ".join(titles), original_data=original)
+        budgets = dict.fromkeys(record.budget for record in runs)
+        return Measured(values, ", ".join(budgets), ", ".join(titles), original_data=original)
 
     def _runs(self, name: str, column: str) -> list[Record]:
         """Return the records a number depends on; none where arithmetic alone gives it."""

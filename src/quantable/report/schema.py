@@ -93,7 +93,10 @@ class Vector(_Out):
 
 
 class Report(_Out):
-    """Everything a rendered report shows."""
+    """Everything a rendered report shows.
+
+    ``words``: of runs without a table, what tells each row from the others, by key.
+    """
 
     table: str
     title: str
@@ -104,3 +107,4 @@ class Report(_Out):
     claims: list[ClaimLine]
     vectors: list[Vector]
     notes: list[str]
+    words: dict[str, dict[str, str]] = {}

@@ -4,14 +4,16 @@ The table comes from the records, so that it has every row, also those that no r
 plots are W&B's, over runs chosen by their ids, which are the records' names.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from quantable.base.errors import UserError
 from quantable.columns import COLUMNS
 from quantable.report.history import numbers_in
-from quantable.report.render import heading, markdown
+from quantable.report.render import by_row, heading, markdown, word_keys
 from quantable.report.reporter import Reporter
 from quantable.report.schema import Report
 from quantable.store.record import Record
@@ -19,14 +21,24 @@ from quantable.store.record import Record
 TITLE = 128  # characters that W&B allows
 
 
-def publish(reporter: Reporter) -> str:
-    """Save the table's report on the server; its address."""
+def publish(reporter: Reporter, folder: Path) -> str:
+    """Save the table's report on the server; its address.
+
+    Without a server a report cannot be: the table alone is kept, in a run below ``folder``, which
+    is returned.
+    """
     from quantable.logger.wandb_run import library, ready
 
     wandb = library()
-    ready(online=True)
     row, seed = next(iter(reporter.table.rows)), reporter.seeds[0]
     into = reporter.cell(row, reporter.budget, seed).config["logger"]
+    try:
+        offline = wandb.setup().settings.mode == "offline"
+    finally:
+        wandb.teardown()
+    if offline:
+        return _kept(wandb, reporter, into, folder)
+    ready(online=True)
     try:
         entity = into["entity"] or wandb.Api().default_entity
         page = build(reporter.report(), records(reporter), into["project"], entity)
@@ -34,6 +46,44 @@ def publish(reporter: Reporter) -> str:
     except (wandb.Error, ValueError) as error:
         hint = "Stream or replay the runs first (docs/wandb.md)."
         raise UserError(f"format=wandb: {error} {hint}") from error
+
+
+def _kept(wandb: Any, reporter: Reporter, into: Mapping[str, Any], folder: Path) -> str:  # noqa: ANN401 - an optional module
+    """Keep the table in a run of its own that `wandb sync` sends."""
+    report = reporter.report()
+    place = Path(os.environ.get("WANDB_DIR") or folder)
+    place.mkdir(parents=True, exist_ok=True)  # W&B would silently take another
+    with wandb.init(
+        project=into["project"],
+        entity=into["entity"],
+        dir=str(place),
+        group=reporter.table.kept_as,
+        job_type="report",
+        name=report.table,
+        settings=wandb.Settings(console="off"),
+    ) as run:
+        head, body = numbers(report)
+        run.log({"results": wandb.Table(columns=head, data=body)})
+        kept = Path(run.dir).parent
+    return f"{kept}: the table alone, as a report needs the server; `wandb sync` sends it"
+
+
+def numbers(report: Report) -> tuple[list[str], list[list[Any]]]:
+    """Head and body of a report's rows as numbers: of each column the mean, then its deviation."""
+    keys = word_keys(report)
+    columns = list(dict.fromkeys(entry.column for entry in report.rows))
+    head = ["row", *keys, "seeds"]
+    for column in columns:
+        head += [heading(column), f"{heading(column)}, std"]
+    body = []
+    for row, entries in by_row(report).items():
+        found = [entry.measured for entry in entries]
+        seeds = max((m.n for m in found if m is not None and m.data is not None), default=0)
+        line: list[Any] = [entries[0].label, *(report.words[row][key] for key in keys), seeds]
+        for measured in found:
+            line += [None, None] if measured is None else [measured.mean, measured.std]
+        body.append(line)
+    return head, body
 
 
 def records(reporter: Reporter) -> list[Record]:

@@ -149,15 +149,19 @@ class Asked:
         try:
             config = self._config((*words, *self.overrides)) | {"seed": seed}
         except UserError as error:  # the words may be for other rows than one that these need
-            where = "" if table.id == SINGLE else f"row {name}: "
+            where = "" if len(table.rows) == 1 else f"row {name}: "
             raise UserError(f"{where}{error}") from error
         impossible = None
+        said = self.overrides
+        if table.kept_as == SINGLE:  # without a table a row is nothing but its words
+            more = (word for word in run.overrides or () if not word.startswith("budget="))
+            said = (*more, *said)
         for key, other in (("start", run.start), ("teacher", run.teacher)):
             if other is not None:
                 needed = self.cell(table, other, budget, seed)
                 config[key], impossible = needed.signature, impossible or needed.impossible
         if run.chosen is None:
-            return Cell(table.id, name, seed, config, self.overrides, impossible=impossible)
+            return Cell(table.kept_as, name, seed, config, said, impossible=impossible)
         search = self.cell(table, run.chosen.by, budget, seed)
         record, shapes = self.find(search.signature, search.config), self.shapes(config)
         if record is not None and record.scores is not None:
@@ -165,9 +169,9 @@ class Asked:
         own = config["bits"]["layers"]
         waiting = with_layers(config, {f"{name} by {search.signature}": [1, 1]})  # no record's
         if impossible is not None:
-            return Cell(table.id, name, seed, waiting, self.overrides, impossible=impossible)
+            return Cell(table.kept_as, name, seed, waiting, said, impossible=impossible)
         wait = {"search": search.signature, "budgets": run.chosen.budgets, "layers": own}
-        cell = Cell(table.id, name, seed, waiting, self.overrides, **wait)
+        cell = Cell(table.kept_as, name, seed, waiting, said, **wait)
         return cell if record is None or shapes is None else cell.decided(record, shapes)
 
     def _config(self, words: tuple[str, ...]) -> dict[str, Any]:

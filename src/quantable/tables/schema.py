@@ -25,7 +25,7 @@ from quantable.tables.families import expanded
 from quantable.tables.points import read_points
 
 TABLES = CONF / "table"
-SINGLE = "single"  # id of the table that stands for a run without one
+SINGLE = "single"  # what runs without a table call theirs
 BUDGETS = ("paper", "gpu", "cpu", "smoke")  # from the largest to the smallest
 
 EVERY = "*"  # as a row's layer: in a report the row is one for each layer of its network
@@ -240,6 +240,11 @@ class Table(Strict):
                 if needed not in rows[:i]:
                     raise ValueError(f"rows.{rows[i]}: row {needed}, which it needs, stands below")
         return self
+
+    @property
+    def kept_as(self) -> str:
+        """What its runs and their records call it: its id without the words of a sweep over it."""
+        return self.id.partition(" ")[0]
 
     def cell_of(self, row: str) -> str:
         """Name of the row whose run ``row`` shows."""

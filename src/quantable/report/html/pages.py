@@ -11,9 +11,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from quantable.report.escape import visible
+from quantable.report.escape import slug, visible
 from quantable.report.html.fields import SIGNS
-from quantable.report.html.section import Section, section, slug
+from quantable.report.html.section import Section, section
 from quantable.report.index import Listed
 from quantable.report.reporter import Reporter
 
@@ -79,6 +79,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["slug"] = slug
     loader = templates.loader
     assert loader is not None, "set above"
     for name in ("page.css", "page.js"):  # our own files, kept as they are

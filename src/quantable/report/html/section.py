@@ -1,23 +1,23 @@
 """One table on a page: its rows with the runs behind them, claims, figures, protocol, notes."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from markupsafe import Markup
 
 from quantable.columns import COLUMNS
 from quantable.report.draw_page import charts
-from quantable.report.escape import shown
+from quantable.report.escape import shown, slug
 from quantable.report.history import declared
 from quantable.report.html.data import history, script
-from quantable.report.html.fields import Column, Field, Said, field, said, tolerance_text
+from quantable.report.html.fields import Column, Field, Number, Said, field, said, tolerance_text
 from quantable.report.html.protocol import differences, protocol, provenance
 from quantable.report.index import Listed, Paper, listed, paper
 from quantable.report.kinds import described
 from quantable.report.looks import looks_of
-from quantable.report.render import batch_norms, heading, reasons
+from quantable.report.render import batch_norms, heading, reasons, word_keys
 from quantable.report.reporter import Reporter
 from quantable.report.schema import Report
 from quantable.report.shapes import Bars, Grid, Plot, Shape
@@ -44,6 +44,7 @@ class Line:
     """A row of the table."""
 
     id: str
+    row: str
     label: str
     norms: str | None
     swatch: Markup
@@ -71,6 +72,9 @@ class Section:
     listed: Listed
     paper: Paper
     differences: Sequence[str]
+    keys_of_words: Sequence[str]  # of a sweep
+    ems: int  # width of its longest row on paper, in letters' sizes
+    broad: bool  # printed on a page's long side
     columns: Sequence[Column]
     lines: Sequence[Line]
     keys: Sequence[tuple[str, Markup]]  # how methods look
@@ -83,27 +87,22 @@ class Section:
     planned: int
 
 
-def slug(words: str) -> str:
-    """Words as a part of an address.
-
-    >>> slug("ad 2/3+more")
-    'ad-2-3+more'
-    """
-    return re.sub(r"[^\w.+-]+", "-", words)
-
-
 def section(reporter: Reporter, href: str) -> Section:
     """Collect what a page shows of one table; ``href`` leads to it."""
     report = shown(reporter.report())
     about = _Behind(reporter, report)
     looks = [looks_of(reporter, name) for name in about.rows]
+    columns, lines = about.columns(), [about.line(name) for name in about.rows]
     return Section(
         report=report,
         listed=listed(reporter, report, href),
         paper=paper(report.paper),
         differences=differences(reporter.table, report.budget, list(about.kept.values())),
-        columns=about.columns(),
-        lines=[about.line(name) for name in about.rows],
+        keys_of_words=word_keys(report),
+        columns=columns,
+        lines=lines,
+        broad=(width := ems(columns, lines, word_keys(report), report.words)) > BROAD,
+        ems=width,
         keys=[(name, swatch(own)) for name, own in {o.short: o for o in looks}.items()],
         claims=[said(claim) for claim in report.claims],
         figures=list(figures(reporter)),
@@ -113,6 +112,41 @@ def section(reporter: Reporter, href: str) -> Section:
         done=len(about.kept),
         planned=sum(about.trained(run) for run, _ in about.records),
     )
+
+
+LETTER = 0.66  # width of a letter, in its size: figures and bold letters of sans-serif fonts
+PADDING = 0.8  # of a cell
+BROAD = 70  # ems from which on a table is printed on a page's long side
+
+
+def ems(
+    columns: Sequence[Column],
+    lines: Sequence[Line],
+    keys: Sequence[str],
+    words: Mapping[str, Mapping[str, str]],
+) -> int:
+    """Width that the table of numbers needs where it is broken between words, in letters' sizes."""
+    head = ["row", *keys]
+    body = [[line.label, *(words[line.row][key] for key in keys)] for line in lines]
+    for column in columns:
+        both = ["published", "ours", "difference", "verdict"]
+        head += both if column.kind == "both" else [column.heading]
+    for cells, line in zip(body, lines, strict=True):
+        for column, one in zip(columns, line.fields, strict=True):
+            ours, said = _text(one.ours), _text(one.published)
+            verdict = one.verdict.word if one.verdict is not None else ""
+            if column.kind == "both":
+                cells += [said, ours, one.difference, verdict]
+            else:
+                cells.append(said if column.kind == "published" else ours)
+    longest = [
+        max(len(w) for text in x for w in text.split()) for x in zip(head, *body, strict=True)
+    ]
+    return ceil(sum(LETTER * letters + PADDING for letters in longest))
+
+
+def _text(number: Number | None) -> str:
+    return "–" if number is None else f"{number.text} ±{number.std} {number.n}"
 
 
 class _Behind:
@@ -170,6 +204,7 @@ class _Behind:
         done = sum(run.word == "measured" for run in runs)
         return Line(
             id=slug(f"{self.table.id}--{row}"),
+            row=row,
             label=self.table.rows[row].label,
             norms=batch_norms(self.entries[row, column] for column in self.table.columns),
             swatch=swatch(looks),
