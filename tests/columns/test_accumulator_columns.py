@@ -12,8 +12,8 @@ from quantable.tables.cells import Cell
 NAMES = ("declared_bits", "data_type_bits", "known_weights_bits", "observed_bits", "wrapped")
 
 
-def facts(*layers: SumsOfLayer, phase: int = -1) -> Facts:
-    config = compose_run(["quantizer=lsq"]) | {"seed": 0}
+def facts(*layers: SumsOfLayer, phase: int = -1, quantizer: str = "lsq") -> Facts:
+    config = compose_run([f"quantizer={quantizer}"]) | {"seed": 0}
     record = record_of(Cell(None, "run", 0, config, ()), (4, [(50.0, 50.0)]), (3, [(40.0, 41.0)]))
     if layers:
         named = {f"layer{i}": layer for i, layer in enumerate(layers)}
@@ -58,6 +58,10 @@ def test_what_was_not_asked_is_not_recorded() -> None:
     assert reason is not None
     assert "not recorded" in reason
     assert "action=integers" in reason
+
+
+def test_a_float_network_has_none_to_record() -> None:
+    assert COLUMNS["known_weights_bits"].reason(facts(quantizer="none")) is None
 
 
 def test_weights_of_an_earlier_phase_are_gone() -> None:

@@ -21,10 +21,11 @@ def _integers(facts: Facts) -> Integers | None:
 
 
 def _asked(facts: Facts) -> str | None:
-    """Why nothing stands there, where the run has a record."""
-    if facts.record is None or _integers(facts) is not None:
+    """Why nothing stands there, where a quantized run has a record."""
+    record = facts.record
+    if record is None or _integers(facts) is not None:
         return None
-    return NOT_RECORDED
+    return NOT_RECORDED if "quantizer.callback._target_" in record.config else None
 
 
 def _of_run(number: Callable[[Integers], float | None]) -> Value:
