@@ -83,7 +83,7 @@ PAIRS.remove(("ad_pruning", "lenet5"))  # refused: a map made a vector mixes pos
 
 
 def test_discovery() -> None:
-    assert len(METHODS) == 10
+    assert len(METHODS) == 13
     assert len(FAMILIES) == 15
     assert set(OWN_WORDS) <= set(METHODS)
 
