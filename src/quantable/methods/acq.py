@@ -257,9 +257,7 @@ class ACQ(Quantize):
         self.accumulator = accumulator
 
     def attach(self, net: nn.Module, input_size: Sequence[int]) -> None:
-        """Fold the batch norms of ``net``, then put quantizers in, also on biases."""
-        c, h, w = input_size
-        fold_batch_norms(net, (c, h, w))
+        """Put quantizers into ``net``, also on biases."""
         super().attach(net, input_size)
         for name in self.integer_layers:
             weight, act = self.quantizers_of(name)
@@ -272,6 +270,11 @@ class ACQ(Quantize):
             if layer.bias is not None:
                 grid = BiasGrid(weight, act)
                 parametrize.register_parametrization(layer, "bias", grid, unsafe=True)
+
+    def prepare(self, net: nn.Module, input_size: Sequence[int]) -> None:
+        """Fold the batch norms of ``net``, if there are any left."""
+        c, h, w = input_size
+        fold_batch_norms(net, (c, h, w))
 
     @property
     def integer_layers(self) -> list[str]:

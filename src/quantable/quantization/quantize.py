@@ -102,6 +102,7 @@ class Quantize(pl.Callback):
             raise UserError("quantizer: this callback has a network already; make a new one")
         if any(isinstance(module, Quantizer) for module in net.modules()):
             raise UserError("quantizer: this network is quantized already")
+        self.prepare(net, input_size)
         c, h, w = input_size
         shapes = layer_shapes(net, (c, h, w))
         names = [shape.name for shape in shapes]
@@ -126,6 +127,13 @@ class Quantize(pl.Callback):
         for shape in shapes:
             self._introduce(shape, input_signed=shape.name in signed)
         self._names, self._net = names, net
+
+    def prepare(self, net: nn.Module, input_size: Sequence[int]) -> None:
+        """Change the float ``net`` before it is quantized: here not at all.
+
+        A run that starts from another one's weights has them loaded before, or behind this where
+        they are of such a network; so a second call must find nothing to do.
+        """
 
     def _widths(self, names: Sequence[str]) -> dict[str, Bits]:
         """Bit-widths as they were asked for, of the layers ``names``."""

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -82,16 +83,24 @@ def build(config: dict[str, Any], store: Store, variant: str) -> Built:
         check_layers(
             config["bits"]["layers"], [s.name for s in built.shapes], config["bits"]["file"]
         )
-    start = None
+    _begin(config, built, store, variant)
+    return built
+
+
+def _begin(config: dict[str, Any], built: Built, store: Store, variant: str) -> None:
+    """Load the weights that the network begins with, and put its quantizers in."""
+    net, start, quantize = built.net, None, None
+    if config["quantizer"]["callback"] is not None:
+        quantize = cast(Quantize, part_of(config, "quantizer.callback"))
     if config["start"] is not None:
         start = final_weights(store.weights(cell_name(config["start"], variant)), "start")
-        load_plain(net, start)
-    if config["quantizer"]["callback"] is not None:
-        built.quantize = part_of(config, "quantizer.callback")
-        built.quantize.attach(net, built.input_size)
+        prepare = None if quantize is None else partial(quantize.prepare, net, built.input_size)
+        load_plain(net, start, prepare)
+    if quantize is not None:
+        quantize.attach(net, built.input_size)
         if start is not None:
-            load_quantizers(built.quantize, start)
-    return built
+            load_quantizers(quantize, start)
+    built.quantize = quantize
 
 
 def check_is_its_state(

@@ -1,7 +1,7 @@
 """A finished run's network, as it was at the end of training: quantized, and cut where it was."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,21 +72,33 @@ def final_weights(path: Path, key: str) -> dict[str, Any]:
     return state
 
 
-def load_plain(net: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load weights and batch norms of a run, quantized or not, into the float network ``net``."""
+def load_plain(
+    net: nn.Module, state: Mapping[str, Any], prepare: Callable[[], None] | None = None
+) -> None:
+    """Load weights and batch norms of a run, quantized or not, into the float network ``net``.
+
+    Where they do not fit, ``net`` is first prepared as a method does.
+    """
     plain = {
         PLAIN.sub(r".\1", name): value
         for name, value in state.items()
         if not QUANTIZER.search(name)
     }
-    own = net.state_dict()
-    others = [n for n in own if n not in plain or own[n].shape != plain[n].shape]
-    if others := [*others, *(name for name in plain if name not in own)]:
+    if prepare is not None and _others(net, plain):
+        prepare()
+    if others := _others(net, plain):
         raise UserError(
             f"start, teacher: the weights are of another network: {len(others)} of its tensors "
             f"are missing or of another size here, such as {others[0]}"
         )
     net.load_state_dict(plain)
+
+
+def _others(net: nn.Module, plain: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that ``net`` or ``plain`` has alone, or of another size."""
+    own = net.state_dict()
+    others = [n for n in own if n not in plain or own[n].shape != plain[n].shape]
+    return [*others, *(name for name in plain if name not in own)]
 
 
 def load_quantizers(quantize: Quantize, state: Mapping[str, Any]) -> None:
