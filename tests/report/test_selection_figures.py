@@ -291,7 +291,7 @@ def test_labels_cover_neither_each_other_nor_a_mark(crowd: Figure) -> None:
         notes = [Text.get_window_extent(note) for note in axes.texts]
         assert not any(one.overlaps(other) for one, other in combinations(notes, 2))
         assert not any(note.overlaps(mark) for note in notes for mark in marks(axes))
-    assert [len(axes.containers) for axes in crowd.axes] == [7 + 1, 7]
+    assert [len(axes.containers) for axes in crowd.axes] == [8 + 1, 8]
     assert len(crowd.axes[0].texts) == 2  # so many points are named by their lines' key
 
 

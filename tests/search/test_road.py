@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hand_records import hand_table, record_of
 
+from quantable import cli
 from quantable.base.errors import UserError
 from quantable.cli import parse, run
 from quantable.config.composition import compose_run
@@ -184,13 +185,16 @@ def test_selection_cifar10_has_every_metric_at_four_budgets() -> None:
     assert (len(starts), len(tunings)) == (1, 1)
 
 
-def test_a_start_that_fails_fails_what_needs_it(tmp_path: Path) -> None:
+def test_a_start_that_fails_fails_what_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = ["data.train_images=64", "data.val_images=16", "data.test_images=16"]
     diverging = [*few, "recipe.optimizer.lr=1e30", "recipe.batch_size=32", "recipe.epochs=1"]
     table = selection(float={"label": "float", "overrides": diverging})
     words = parse(["rows=first_80", "seed=0", f"store={tmp_path}", "trainer.accelerator=cpu"])
+    monkeypatch.setattr(cli, "asked_of", lambda words: [(table, words.asked)])
     with pytest.raises(UserError) as failed:
-        run(words, [table])
+        run(words)
     own, *others = str(failed.value).splitlines()
     assert own.startswith("float seed 0: loss is not finite")
     assert [line.split(":")[0] for line in others] == [

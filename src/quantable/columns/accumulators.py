@@ -1,7 +1,7 @@
 """Columns of what a network answers in integers, for every method's rows; docs/integers.md.
 
-Bits of the sums are those of the layer that needs most. What a run did not record is unknown:
-``action=integers`` asks finished runs.
+Bits of the sums are those of the layer that needs most, of those that declare some where any does.
+What a run did not record is unknown: ``action=integers`` asks finished runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +21,11 @@ def _integers(facts: Facts) -> Integers | None:
 
 
 def _asked(facts: Facts) -> str | None:
-    """Why nothing stands there, where the run has a record."""
-    if facts.record is None or _integers(facts) is not None:
+    """Why nothing stands there, where a quantized run has a record."""
+    record = facts.record
+    if record is None or _integers(facts) is not None:
         return None
-    return NOT_RECORDED
+    return NOT_RECORDED if "quantizer.callback._target_" in record.config else None
 
 
 def _of_run(number: Callable[[Integers], float | None]) -> Value:
@@ -42,8 +43,9 @@ def _most(bits: Callable[[SumsOfLayer], Sequence[int]]) -> Value:
         found = _integers(facts)
         if found is None:
             return None
-        layers = found.layers if facts.layer is None else {"": found.layers[facts.layer]}
-        return max((most for layer in layers.values() for most in bits(layer)), default=None)
+        layers = [found.layers[facts.layer]] if facts.layer else [*found.layers.values()]
+        asked = [layer for layer in layers if layer.declared is not None] or layers
+        return max((most for layer in asked for most in bits(layer)), default=None)
 
     return value
 
