@@ -88,6 +88,10 @@ class IntegerLayer:
         )
         self.weight = weight.integers  # int64 (c_out, c_in / groups, ...)
         self.scale, self.offset = (part.double().flatten() for part in weight[1:])  # (c_out,), (1,)
+        if self.offset.any():
+            values = cast(Tensor, layer.weight).detach()
+            x, y = (part.reshape(len(self.scale), -1) for part in (self.weight, values))
+            self.scale, self.offset = _line_through(x, y, self.scale)
         self.bias = bias  # of the sums
         self.real_bias = final.bias if bias is None else None  # behind them
         try:
@@ -115,9 +119,11 @@ class IntegerLayer:
     def answer(self, x: Tensor, sums_of: "SumsOf") -> Tensor:
         """The layer's output (n, c_out, ...) in float32 for its input, before any quantizer."""
         q, scale, offset = self.integers(x)
-        out = sums_of(self, q).float().mul_(self._spread(self.scale * scale).float())
-        if self.offset.any() or offset:
-            out.add_(self._behind(q, scale, offset).float())
+        sums, factor = sums_of(self, q), self._spread(self.scale * scale)
+        if self.offset.any() or offset:  # large terms that nearly cancel: not in float32
+            out = sums.double().mul_(factor).add_(self._behind(q, scale, offset)).float()
+        else:
+            out = sums.float().mul_(factor.float())
         return out if self.real_bias is None else out.add_(self._spread(self.real_bias))
 
     def _behind(self, q: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
@@ -154,6 +160,22 @@ class IntegerLayer:
     def _spread(self, by_channel: Tensor) -> Tensor:
         """View (c_out,) or (1,) so that it broadcasts against the output."""
         return by_channel.view(-1, *[1] * (self.weight.dim() - 2))
+
+
+def _line_through(integers: Tensor, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and offset (c,) in float64 with which ``integers`` (c, n) are nearest to ``values``.
+
+    A grid with an offset is computed in float32, where a level is off by as much as the rounding of
+    the largest; what its own scale and offset would give is then off by as much for all weights
+    alike, which adds up. Where there is one level alone, ``scale`` stays.
+    """
+    x, y = integers.double(), values.double()
+    x_mean, y_mean = x.mean(1), y.mean(1)
+    apart = x - x_mean[:, None]
+    spread = apart.square().sum(1)
+    fitted = (apart * (y - y_mean[:, None])).sum(1) / spread.clamp(min=1)
+    slope = torch.where(spread > 0, fitted, scale)
+    return slope, y_mean - slope * x_mean
 
 
 SumsOf = Callable[[IntegerLayer, Tensor], Tensor]
