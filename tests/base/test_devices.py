@@ -38,7 +38,10 @@ METHODS |= {  # those that need words of their own
     "ad": DENSITY,
     "ad_pruning": DENSITY,
     "dfq": ["quantizer.callback.epochs=[1,1]"],
-    "edge": ["quantizer.callback.epochs=[1,1,1]", "quantizer.callback.update_every=2"],
+    "edge": [  # at 4 bit a value lies so near the middle of two levels that processors differ
+        *("quantizer.callback.epochs=[1,1,1]", "quantizer.callback.update_every=2"),
+        "bits.inner=[5,5]",
+    ],
     "fracbits": ["quantizer.callback.epochs=[1,1]"],
     "a2q": ["bits.accumulator=12"],
     "a2q_plus": ["bits.accumulator=12"],
