@@ -286,8 +286,6 @@ def rows_of(out: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[], ["joblib"], ["submitit_local"]], ids=str)
 def test_every_launcher_ends_in_the_same_table(tmp_path, launcher: Sequence[str]) -> None:
-    if launcher == ["joblib"]:
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     words = ["-m", *SWEEP[:3], *TINY, f"store={tmp_path / 'runs'}"]
     done = run_py(*words, *(f"hydra/launcher={name}" for name in launcher), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -300,7 +298,6 @@ def test_every_launcher_ends_in_the_same_table(tmp_path, launcher: Sequence[str]
 
 @pytest.mark.slow
 def test_optuna_finds_the_better_of_two_learning_rates(tmp_path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     rates = ["recipe.optimizer.lr=0.003,1e-9", "hydra.sweeper.n_trials=3"]
     words = ["-m", "hydra/sweeper=optuna", *rates, "hydra.sweeper.sampler.seed=0", *TINY[:3]]
     words += ["recipe.epochs=3", *TINY[4:], f"store={tmp_path / 'runs'}"]
@@ -313,7 +310,6 @@ def test_optuna_finds_the_better_of_two_learning_rates(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_optuna_with_two_objectives_ends_in_a_frontier(tmp_path, capsys) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     store = tmp_path / "runs"
     words = ["-m", "hydra/sweeper=optuna", "quantizer=lsq", "bits.inner=[2,2],[4,4],[8,8]"]
     words += ["objective=[val_top1_pct,bops_m]", "hydra.sweeper.n_trials=3", *TINY]

@@ -396,7 +396,9 @@ def brevitas_integers(
 )
 def test_integers_are_those_of_brevitas(kind: type[A2Q], dtype: torch.dtype) -> None:
     if MAY_LACK:
-        pytest.importorskip("brevitas", reason="needs Brevitas")
+        pytest.importorskip(
+            "brevitas", reason="Brevitas, of the extra bench, pins setuptools: not in the lock"
+        )
     v = torch.randn(64, 96, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype) * 0.05
     differ = 0
     for widths in CONFIGURATIONS:
@@ -420,7 +422,9 @@ def test_integers_are_those_of_brevitas(kind: type[A2Q], dtype: torch.dtype) -> 
 @pytest.mark.filterwarnings("ignore")
 def test_the_projection_is_that_of_brevitas() -> None:
     if MAY_LACK:
-        pytest.importorskip("brevitas", reason="needs Brevitas")
+        pytest.importorskip(
+            "brevitas", reason="Brevitas, of the extra bench, pins setuptools: not in the lock"
+        )
     from brevitas_examples.imagenet_classification.a2q.ep_init import (
         euclidean_projection_onto_l1_ball,
     )

@@ -22,7 +22,7 @@ is larger.
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -94,25 +94,16 @@ class A2Q(Quantizer):
     would set, and keeps nothing.
     """
 
+    anew = True
+
     def __init__(
         self,
         bits: int,
         *,
-        signed: bool,
-        batched: bool,
         accumulator_bits: int | None,
-        per_channel: bool = False,
-        channels: int | None = None,
-        rounding: Rounding = round_ste,
+        **more: Any,  # noqa: ANN401 - what every quantizer has
     ) -> None:
-        super().__init__(
-            bits,
-            signed=signed,
-            batched=batched,
-            per_channel=per_channel,
-            channels=channels,
-            rounding=rounding,
-        )
+        super().__init__(bits, **more)
         self.accumulator_bits = accumulator_bits
 
     def make_state(self) -> None:
@@ -227,16 +218,6 @@ class A2Q(Quantizer):
     def _q_max(self) -> int:
         """Largest level, of both signs; of one bit there is 0 alone."""
         return (1 << self.bits - 1) - 1
-
-    @property
-    def bits(self) -> int:
-        """Bit-width, 1 to 16. A new one makes the next training batch set step and norm."""
-        return self._bits
-
-    @bits.setter
-    def bits(self, bits: int) -> None:
-        Quantizer.bits.fset(self, bits)  # type: ignore[attr-defined]
-        self.initialized = False
 
 
 class A2QPlus(A2Q):

@@ -11,7 +11,7 @@ value :math:`x` with exponent :math:`F`, levels :math:`lo` to :math:`hi`, halves
 :math:`\mathrm{round}(b 2^{F_w + F_d}) / 2^{F_w + F_d}`: an integer that the sum begins with.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -28,7 +28,7 @@ from quantable.networks.fold import fold_batch_norms
 from quantable.quantization.channels import raw_bias, raw_weight
 from quantable.quantization.face import face
 from quantable.quantization.grid import BINARY, int_range
-from quantable.quantization.quantize import Factory, Quantize
+from quantable.quantization.quantize import Quantize
 from quantable.quantization.quantizer import Quantizer
 from quantable.quantization.ste import Rounding, round_ste, sign_ste
 from quantable.quantization.sums import sum_range
@@ -98,6 +98,7 @@ class FixedPoint(Quantizer):
     """
 
     looks = 2
+    anew = True
     exponent: Tensor
 
     def make_state(self) -> None:
@@ -201,16 +202,6 @@ class FixedPoint(Quantizer):
             self._errors = errors if self._errors is None else self._errors + errors
             self.fix(self._better(first, self._errors))
 
-    @property
-    def bits(self) -> int:
-        """Bit-width, 1 to 16. A new one makes the next training batch set the exponent."""
-        return self._bits
-
-    @bits.setter
-    def bits(self, bits: int) -> None:
-        Quantizer.bits.fset(self, bits)  # type: ignore[attr-defined]
-        self.initialized = False
-
 
 class BiasGrid(nn.Module):
     """Rounds a layer's bias to the scale of its sums, once weight and input have their exponents.
@@ -246,14 +237,10 @@ class ACQ(Quantize):
     def __init__(
         self,
         *,
-        weight: Factory,
-        act: Factory,
-        inner: Sequence[int],
-        ends: Sequence[int] | None,
-        layers: Mapping[str, Sequence[int]],
         accumulator: int | None,
+        **more: Any,  # noqa: ANN401 - what every callback has
     ) -> None:
-        super().__init__(weight=weight, act=act, inner=inner, ends=ends, layers=layers)
+        super().__init__(**more)
         self.accumulator = accumulator
 
     def attach(self, net: nn.Module, input_size: Sequence[int]) -> None:

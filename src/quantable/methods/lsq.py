@@ -76,6 +76,7 @@ class LSQ(Quantizer):
     """
 
     narrow = True
+    anew = True
     positive = "step"
 
     def make_state(self) -> None:
@@ -118,16 +119,6 @@ class LSQ(Quantizer):
         if self.training:
             first = mean(first)
         return torch.where(first < LEAST, 1, first)
-
-    @property
-    def bits(self) -> int:
-        """Bit-width, 1 to 16. A new one makes the next training batch set the step."""
-        return self._bits
-
-    @bits.setter
-    def bits(self, bits: int) -> None:
-        Quantizer.bits.fset(self, bits)  # type: ignore[attr-defined]
-        self.initialized = False
 
 
 class _LSQEager(torch.autograd.Function):

@@ -80,6 +80,7 @@ class Quantizer(nn.Module, ABC):
     narrow = False  # whether ``fake_quantize`` itself reads and writes 16-bit floats in eager mode
     bits_follow = False  # whether ``bits`` are read off parameters: assigning them always counts
     positive: str | None = None  # name of the learned step or clip that is ``kept_positive``
+    anew = False  # whether the next training batch sets the state again after ``bits`` changed
     looks = 1  # passes over the same images that a calibration makes
 
     def __init__(
@@ -232,6 +233,8 @@ class Quantizer(nn.Module, ABC):
     @bits.setter
     def bits(self, bits: int) -> None:
         self._bits = grid.check(bits)
+        if self.anew:
+            self.initialized = False
 
     def reduced(self, x: Tensor) -> list[int]:
         """Dimensions of ``x`` that share one range: all, or all but the channels."""
