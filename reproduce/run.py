@@ -25,6 +25,7 @@ Reproduce a paper's table: train or compute what misses, then show it beside the
 Words:
   +table=<id>[,<id>]   tables to work on; patterns such as ad_* too
   action=run|plan|hours|status|watch|submit|collect|cancel    (plan, hours and status train nothing)
+  action=integers      what finished runs answer in integers; trains nothing (docs/integers.md)
   executor=inline|pool|slurm   here, side by side here, or on a cluster (docs/clusters.md)
   rows=<row>[,<row>]   only these rows          seed=<n>[,<n>]       these seeds
   budget=paper|gpu|cpu|smoke                    format=terminal|markdown|csv|json|figures
